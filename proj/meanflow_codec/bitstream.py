@@ -1,0 +1,461 @@
+"""The codec's file: a header, then the codes of every frame packed to the bit.
+
+  with Writer("a.bac", Header(sample_rate=16000, channels=1, hop=320, levels=((8, 5, 5, 5),) * 2,
+                              model_hash=digest, noise_seed=7)) as w:
+    w.write(codes)                                    # int[F,G], as often as there is more
+    w.samples = 123456                                # exact length, known at the end
+  with Reader("a.bac") as r:
+    codes = r.read(0, 100)                            # int32[100,G]
+
+Layout, little endian, no padding:
+
+  0   8s  magic                   32  u64 samples of one channel, exact
+  8   u16 version                 40  u64 frames = ceil(samples / hop)
+  10  u16 flags (0)               48  u64 noise seed
+  12  u32 CRC32                   56  16s model hash
+  16  u32 header bytes            72  u64 payload bytes
+  20  u32 sample rate, Hz         80  u16 groups G, then for each group:
+  24  u32 hop, samples a frame            u8 n, n x u16 FSQ levels
+  28  u32 channels
+  --  payload: for every frame, for every group, its code with ceil(log2(prod(levels))) bits, most
+      significant bit first, without gaps; the last byte is filled with zero bits.
+
+A code is one mixed-radix number: with levels (8, 5, 5, 5) it is below 1000 and takes 10 bits. The
+CRC32 is that of the payload followed by the header without the CRC field: in this order it can be
+computed while codes stream out and the header, written last, is covered too.
+
+numpy and the standard library only; memory does not grow with the length of the file. A file
+cannot make a reader allocate: all sizes are checked against the true size of the file first.
+"""
+
+import dataclasses
+import io
+import math
+import operator
+import os
+import struct
+import zlib
+
+import numpy as np
+
+MAGIC = b"BAcodec\x1a"  # 0x1a ends `type` on DOS and is no text: a habit of PNG
+VERSION = 1
+MAX_GROUPS, MAX_LEVELS, MAX_CODES = 1024, 16, 1 << 31  # codes fit int32
+
+_FIXED = struct.Struct("<8sHHIIIIIQQQ16sQH")
+_CRC_AT = slice(12, 16)
+_BLOCK_BYTES = 1 << 16
+_BLOCK_FRAMES = 4096  # a multiple of 8: blocks start on whole bytes
+
+
+class BitstreamError(ValueError):
+  """A file, header or code that is not what the format says: where, expected, got."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What a decoder has to know.
+
+  Attributes:
+    sample_rate: int, Hz.
+    channels: int.
+    hop: int, samples (of each channel) a frame.
+    levels: one tuple of FSQ levels per group, e.g. ((8, 5, 5, 5),) * 4 for 4 x 10 bits a frame.
+      A plain codebook of n entries is (n,), n <= 65535.
+    model_hash: 16 bytes that name the model.
+    noise_seed: int in [0, 2^64), seed of the decoder's noise.
+    samples: int, exact length of each channel; None while writing if not known yet.
+  """
+
+  sample_rate: int
+  channels: int
+  hop: int
+  levels: tuple
+  model_hash: bytes
+  noise_seed: int = 0
+  samples: int | None = None
+
+  def __post_init__(self):
+    _check("levels", len(self.levels), 1, MAX_GROUPS, "groups")
+    object.__setattr__(self, "levels", tuple(tuple(map(int, g)) for g in self.levels))
+    for name, low, high in [
+      ("sample_rate", 1, 2**32 - 1),
+      ("channels", 1, 2**16),
+      ("hop", 1, 2**32 - 1),
+      ("noise_seed", 0, 2**64 - 1),
+    ]:
+      object.__setattr__(self, name, _check(name, getattr(self, name), low, high))
+    if self.samples is not None:
+      object.__setattr__(self, "samples", _check("samples", self.samples, 0, 2**63))
+    for i, group in enumerate(self.levels):
+      _check(f"levels[{i}]", len(group), 1, MAX_LEVELS, "levels")
+      for level in group:
+        _check(f"levels[{i}]", level, 2, 2**16 - 1)
+      _check(f"levels[{i}]", math.prod(group), 2, MAX_CODES, "as a product")
+    if not isinstance(self.model_hash, bytes) or len(self.model_hash) != 16:
+      raise BitstreamError(f"header: model_hash must be 16 bytes, got {self.model_hash!r}.")
+
+  @property
+  def sizes(self):
+    """Codes per group: int64[G]."""
+    return np.array([math.prod(g) for g in self.levels], np.int64)
+
+  @property
+  def bits(self):
+    """Bits of each group's code: tuple of G ints."""
+    return tuple((math.prod(g) - 1).bit_length() for g in self.levels)
+
+  @property
+  def frames(self):
+    """ceil(samples / hop)."""
+    return -(-self.samples // self.hop)
+
+  @property
+  def payload_bytes(self):
+    """Bytes of all packed codes."""
+    return -(-self.frames * sum(self.bits) // 8)
+
+
+def _check(name, value, low, high, unit=""):
+  try:
+    value = operator.index(value)
+  except TypeError:
+    raise BitstreamError(f"header: {name} must be an int, got {value!r}.") from None
+  if not low <= value <= high:
+    unit = f" {unit}" if unit else ""
+    raise BitstreamError(f"header: expected {name} in {low}..{high}{unit}, got {value}.")
+  return value
+
+
+def _serialise(header, crc=0):
+  table = b"".join(struct.pack(f"<B{len(g)}H", len(g), *g) for g in header.levels)
+  fixed = _FIXED.pack(
+    MAGIC,
+    VERSION,
+    0,
+    crc,
+    _FIXED.size + len(table),
+    header.sample_rate,
+    header.hop,
+    header.channels,
+    header.samples,
+    header.frames,
+    header.noise_seed,
+    header.model_hash,
+    header.payload_bytes,
+    len(header.levels),
+  )
+  return fixed + table
+
+
+def _finish_crc(payload_crc, raw_header):
+  return zlib.crc32(
+    raw_header[_CRC_AT.stop :], zlib.crc32(raw_header[: _CRC_AT.start], payload_crc)
+  )
+
+
+def _parse(f, size, where):
+  """Reads and checks a header: (Header, its raw bytes). Nothing is trusted before it is checked."""
+
+  def need(ok, what, expected, got):
+    if not ok:
+      raise BitstreamError(f"{where}: {what}: expected {expected}, got {got}.")
+
+  raw = f.read(_FIXED.size)
+  need(raw[:8] == MAGIC[: len(raw)] and raw, "magic at byte 0", MAGIC, raw[:8])
+  need(len(raw) == _FIXED.size, "file size (truncated?)", f">= {_FIXED.size} bytes", size)
+  _, version, flags, _, head, rate, hop, chans, samples, frames, seed, digest, payload, groups = (
+    _FIXED.unpack(raw)
+  )
+  need(version == VERSION, "version at byte 8", VERSION, version)
+  need(flags == 0, "flags at byte 10", 0, flags)
+  need(1 <= groups <= MAX_GROUPS, "groups at byte 80", f"1..{MAX_GROUPS}", groups)
+  most = _FIXED.size + groups * (1 + 2 * MAX_LEVELS)
+  need(_FIXED.size < head <= most, "header bytes at byte 16", f"{_FIXED.size + 1}..{most}", head)
+  need(head + payload == size, "file size (truncated?)", f"{head} + {payload} bytes", size)
+  raw += f.read(head - _FIXED.size)
+  at, levels = _FIXED.size, []
+  for i in range(groups):
+    n = raw[at] if at < len(raw) else 0
+    need(1 <= n <= MAX_LEVELS, f"levels of group {i} at byte {at}", f"1..{MAX_LEVELS}", n)
+    need(at + 1 + 2 * n <= len(raw), f"levels of group {i} at byte {at}", "them in the header", n)
+    levels.append(struct.unpack_from(f"<{n}H", raw, at + 1))
+    at += 1 + 2 * n
+  need(at == head, "header bytes at byte 16", at, head)
+  try:
+    header = Header(rate, chans, hop, tuple(levels), digest, seed, samples)
+  except BitstreamError as e:
+    raise BitstreamError(f"{where}: {e}") from None
+  need(frames == header.frames, "frames at byte 40", f"ceil({samples} / {hop})", frames)
+  need(payload == header.payload_bytes, "payload bytes at byte 72", header.payload_bytes, payload)
+  return header, raw
+
+
+class _Packer:
+  """Codes <-> bits, MSB first, for one quantiser."""
+
+  def __init__(self, header):
+    bits = header.bits
+    self.sizes, self.frame_bits = header.sizes, sum(bits)
+    self._group = np.repeat(np.arange(len(bits)), bits)  # [frame_bits]: whose bit it is
+    self._shift = np.concatenate([np.arange(b)[::-1] for b in bits])  # and which
+    self._first = np.cumsum([0, *bits[:-1]])
+
+  def check(self, codes, first_frame, where):
+    """Raises at the first code that is outside [0, prod(levels))."""
+    bad = (codes < 0) | (codes >= self.sizes)
+    if bad.any():
+      f, g = np.argwhere(bad)[0]
+      raise BitstreamError(
+        f"{where}: code of frame {first_frame + f}, group {g}: expected 0..{self.sizes[g] - 1}, "
+        f"got {codes[f, g]}."
+      )
+
+  def to_bits(self, codes):
+    """int[F,G] -> u8[F * frame_bits] of 0 and 1."""
+    return ((codes.astype(np.int64)[:, self._group] >> self._shift) & 1).astype(np.uint8).ravel()
+
+  def to_codes(self, bits):
+    """u8[F * frame_bits] of 0 and 1 -> int64[F,G]."""
+    values = bits.reshape(-1, self.frame_bits).astype(np.int64) << self._shift
+    return np.add.reduceat(values, self._first, axis=1)
+
+
+class Writer:
+  """Writes a codec file in bounded memory; it appears under its name only when complete.
+
+  Use it as a context manager: an exception inside leaves no file behind.
+
+  Args:
+    path: the file to make, or a writable and seekable binary file object.
+    header: Header; if its `samples` is None, set the writer's `samples` before it closes.
+  """
+
+  def __init__(self, path, header):
+    self._header, self._packer = header, _Packer(header)
+    self.samples, self.frames = header.samples, 0
+    self._rest, self._crc = np.zeros(0, np.uint8), 0  # up to 7 bits of an unfinished byte
+    self._own = not hasattr(path, "write")
+    self._path = os.fspath(path) if self._own else getattr(path, "name", "<memory>")
+    self._tmp = f"{self._path}.{os.getpid()}.part"
+    self._file = open(self._tmp, "wb") if self._own else path  # noqa: SIM115
+    self._head_bytes = len(_serialise(dataclasses.replace(header, samples=0)))
+    self._file.write(bytes(self._head_bytes))
+
+  def write(self, codes):
+    """Appends frames.
+
+    Args:
+      codes: int[F,G], code g in [0, prod(levels[g])).
+
+    Raises:
+      BitstreamError: another shape or type, or a code out of range; nothing of it is written.
+    """
+    codes = np.asarray(codes)
+    groups = len(self._header.levels)
+    if codes.ndim != 2 or codes.shape[1] != groups or codes.dtype.kind not in "iu":
+      raise BitstreamError(
+        f"{self._path}: expected codes int[F,{groups}], got {codes.dtype}{list(codes.shape)}."
+      )
+    self._packer.check(codes, self.frames, self._path)
+    for i in range(0, len(codes), _BLOCK_FRAMES):
+      bits = [self._rest, self._packer.to_bits(codes[i : i + _BLOCK_FRAMES])]
+      self._put(np.concatenate(bits))
+    self.frames += len(codes)
+
+  def _put(self, bits):
+    whole = len(bits) // 8 * 8
+    data, self._rest = np.packbits(bits[:whole]).tobytes(), bits[whole:]
+    self._crc = zlib.crc32(data, self._crc)
+    self._file.write(data)
+
+  def close(self):
+    """Writes the last byte and the header, then gives the file its name.
+
+    Raises:
+      BitstreamError: `samples` is not set, or frames written != ceil(samples / hop).
+    """
+    if self._file is None:
+      return
+    try:
+      if self.samples is None:
+        raise BitstreamError(f"{self._path}: the number of samples was never set.")
+      header = dataclasses.replace(self._header, samples=self.samples)
+      if self.frames != header.frames:
+        raise BitstreamError(
+          f"{self._path}: {header.samples} samples at hop {header.hop}: expected {header.frames} "
+          f"frames, got {self.frames}."
+        )
+      self._put(np.concatenate([self._rest, np.zeros(-len(self._rest) % 8, np.uint8)]))
+      raw = _serialise(header, _finish_crc(self._crc, _serialise(header)))
+      self._file.seek(0)
+      self._file.write(raw)
+      self._file.flush()
+      if self._own:
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._tmp, self._path)
+      self._file = None
+    except BaseException:
+      self.abort()
+      raise
+
+  def abort(self):
+    """Drops what was written; a file that had the name before stays as it was."""
+    if self._file is not None and self._own:
+      self._file.close()
+      if os.path.exists(self._tmp):
+        os.remove(self._tmp)
+    self._file = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *_):
+    self.abort() if kind else self.close()
+
+
+class Reader:
+  """Opens a codec file: the header, all sizes and the CRC32 are checked here, codes when read.
+
+  Args:
+    source: path, or the file's bytes.
+
+  Attributes:
+    header: Header with exact samples.
+    frames: int.
+
+  Raises:
+    BitstreamError: not a codec file, truncated, or changed.
+    OSError: the file cannot be read.
+  """
+
+  def __init__(self, source):
+    in_memory = isinstance(source, (bytes, bytearray, memoryview))
+    self._where = "<memory>" if in_memory else os.fspath(source)
+    self._file = io.BytesIO(source) if in_memory else open(source, "rb")  # noqa: SIM115
+    try:
+      self.size = self._file.seek(0, os.SEEK_END)
+      self._file.seek(0)
+      self.header, raw = _parse(self._file, self.size, self._where)
+      self.frames = self.header.frames
+      self._packer, self._begin = _Packer(self.header), len(raw)
+      self._check_crc(raw)
+    except BaseException:
+      self.close()
+      raise
+
+  def _check_crc(self, raw):
+    crc, last = 0, b""
+    while block := self._file.read(_BLOCK_BYTES):
+      crc, last = zlib.crc32(block, crc), block
+    crc, expected = _finish_crc(crc, raw), int.from_bytes(raw[_CRC_AT], "little")
+    if crc != expected:
+      raise BitstreamError(
+        f"{self._where}: CRC32 at byte 12: expected {expected:08x}, got {crc:08x}: the file was "
+        "changed or damaged."
+      )
+    spare = -self.frames * self._packer.frame_bits % 8
+    if spare and last[-1] & ((1 << spare) - 1):
+      raise BitstreamError(f"{self._where}: last byte: expected {spare} zero bits, got {last[-1]}.")
+
+  def read(self, start=0, n=None):
+    """Codes of frames start .. start + n (None: to the end).
+
+    Returns:
+      int32[n,G].
+
+    Raises:
+      BitstreamError: a code outside its range, or the file has changed since it was opened.
+      ValueError: frames that the file does not have.
+    """
+    n = self.frames - start if n is None else n
+    if start < 0 or n < 0 or start + n > self.frames:
+      raise ValueError(
+        f"{self._where}: expected frames in 0..{self.frames}, got {start}..{start + n}."
+      )
+    out = np.empty((n, len(self.header.levels)), np.int32)
+    for i in range(0, n, _BLOCK_FRAMES):
+      out[i : i + _BLOCK_FRAMES] = self._block(start + i, min(_BLOCK_FRAMES, n - i))
+    return out
+
+  def _block(self, start, n):
+    first, bits = start * self._packer.frame_bits, n * self._packer.frame_bits
+    begin, end = first // 8, -(-(first + bits) // 8)
+    self._file.seek(self._begin + begin)
+    data = self._file.read(end - begin)
+    if len(data) != end - begin:
+      raise BitstreamError(
+        f"{self._where}: byte {self._begin + begin}: expected {end - begin} bytes, got "
+        f"{len(data)}: the file was cut after it was opened."
+      )
+    unpacked = np.unpackbits(np.frombuffer(data, np.uint8))
+    codes = self._packer.to_codes(unpacked[first % 8 : first % 8 + bits])
+    self._packer.check(codes, start, self._where)
+    return codes
+
+  def blocks(self, n=_BLOCK_FRAMES):
+    """Yields int32[<=n,G] until the end: a file of any length in bounded memory."""
+    for start in range(0, self.frames, n):
+      yield self.read(start, min(n, self.frames - start))
+
+  def close(self):
+    """Closes the file."""
+    self._file.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def dumps(codes, header):
+  """The file of `codes` int[F,G] as bytes; the same bytes as `Writer` puts on disk."""
+  buffer = io.BytesIO()
+  with Writer(buffer, header) as w:
+    w.write(codes)
+  return buffer.getvalue()
+
+
+def loads(data):
+  """(header, codes int32[F,G]) of a whole file in memory."""
+  with Reader(data) as r:
+    return r.header, r.read()
+
+
+def info(path):
+  """What a file says about itself, after all checks of `Reader`.
+
+  Args:
+    path: the file, or its bytes.
+
+  Returns:
+    dict: sample_rate (Hz), channels, samples, secs, hop, frames, levels, bits_per_frame,
+    model_hash (hex), noise_seed, header_bytes, payload_bytes, bytes, and kbps = bytes * 8 / secs
+    / 1000 with the header, payload_kbps without (both None for a file of no samples).
+  """
+  with Reader(path) as r:
+    h = r.header
+    secs = h.samples / h.sample_rate
+
+    def kbps(size):
+      return size * 8 / secs / 1000 if secs else None
+
+    return {
+      "sample_rate": h.sample_rate,
+      "channels": h.channels,
+      "samples": h.samples,
+      "secs": secs,
+      "hop": h.hop,
+      "frames": h.frames,
+      "levels": [list(g) for g in h.levels],
+      "bits_per_frame": sum(h.bits),
+      "model_hash": h.model_hash.hex(),
+      "noise_seed": h.noise_seed,
+      "header_bytes": r.size - h.payload_bytes,
+      "payload_bytes": h.payload_bytes,
+      "bytes": r.size,
+      "kbps": kbps(r.size),
+      "payload_kbps": kbps(h.payload_bytes),
+    }
