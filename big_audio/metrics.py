@@ -255,6 +255,31 @@ class MetricWriter:
       self._wandb = None
 
 
+class FailedLog:
+  """`workdir/failed.jsonl`: what could not be decoded, one JSON object a line, with its step.
+
+  Args:
+    workdir: of the run.
+    first_step: the restored step; lines past it are dropped, since their steps come again.
+    is_main: False writes nothing (all processes but one).
+  """
+
+  def __init__(self, workdir, first_step=0, *, is_main=True):
+    self.path, self._is_main = os.path.join(workdir, "failed.jsonl"), is_main
+    if is_main and os.path.exists(self.path):
+      with open(self.path) as f:
+        lines = [x for x in f if x.endswith("\n") and json.loads(x)["step"] <= first_step]
+      with open(self.path + ".tmp", "w") as f:
+        f.writelines(lines)
+      os.replace(self.path + ".tmp", self.path)
+
+  def add(self, step, records):
+    """Appends `records` (dicts of strings and numbers) of a step."""
+    if self._is_main and records:
+      with open(self.path, "a") as f:
+        f.writelines(json.dumps({"step": step, **r}) + "\n" for r in records)
+
+
 def itstime(step, every, total, *, first=True, last=True):
   """Whether something that happens every `every` steps happens after `step`.
 
@@ -304,6 +329,11 @@ class Chrono:
     self._last = None  # (step, time, paused) at the latest tick
     self._paused, self._age = {}, process_age() if clock is time.monotonic else 0.0
     self.startup_secs = None
+
+  @property
+  def paused(self):
+    """{what: seconds} of all pauses so far."""
+    return dict(self._paused)
 
   @contextlib.contextmanager
   def pause(self, what):

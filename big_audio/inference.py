@@ -1,0 +1,166 @@
+"""Trained models from workdirs: what evaluators, command lines, apps and exports stand on.
+
+runner = open_workdir("runs/codec")                 # or "runs/codec:12000"
+out = runner.predict("reconstruct", batch, nfe=1)
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_audio import checkpoint, trees
+from big_audio import config as C
+from big_audio.trainers import loss as losses
+
+
+def variables(state: Mapping[str, Any], *, ema: bool = True) -> dict:
+  """What `predict_fns` take: {"params": whole tree, + mutable collections}.
+
+  Args:
+    state: the loop's state.
+    ema: use the averaged parameters where there are any.
+  """
+  params = state["params"]
+  if ema and state.get("ema"):
+    params = trees.unflatten({**trees.flatten(params), **trees.flatten(state["ema"])})
+  return {"params": trees.merge(params, state.get("frozen") or {}), **state["vars"]}
+
+
+def numeric(batch: Mapping[str, Any]) -> dict:
+  """The leaves of a batch that a device can hold (names and other texts stay behind)."""
+  return {k: v for k, v in batch.items() if np.asarray(v).dtype.kind not in "OSU"}
+
+
+class Predict:
+  """A predict function, jitted once for each set of static keyword arguments.
+
+  Args:
+    name: named in errors.
+    fn: (variables, batch, rng, **kw) -> dict.
+    ema: see `variables`.
+    on_call: called after every use; the loop counts batches for the progress line with it.
+  """
+
+  def __init__(self, name: str, fn: Callable, *, ema: bool = True, on_call: Callable | None = None):
+    self.name, self._fn, self._ema, self._on_call = name, fn, ema, on_call
+    self._jitted: dict[tuple, Callable] = {}
+
+  def __call__(self, state, batch, rng, **kw):
+    """The dict that the function gives; `kw` must be hashable."""
+    key = tuple(sorted(kw.items()))
+    if key not in self._jitted:
+      self._jitted[key] = jax.jit(
+        lambda s, b, r: C.call(
+          f"predict[{self.name!r}]", self._fn, variables(s, ema=self._ema), b, r, **kw
+        )
+      )
+    out = self._jitted[key](state, numeric(batch), rng)
+    if self._on_call:
+      self._on_call()
+    return out
+
+
+def bind(trainer, *, ema: bool = True, on_call: Callable | None = None) -> dict[str, Predict]:
+  """{name: Predict} of a trainer, with "loss": {log name: (weighted sum, weight)} added."""
+
+  def loss(variables_, batch, rng):
+    out = trainer.loss(variables_, batch, rng, step=0, total_steps=1, train=False)
+    w = losses.weights(out, batch.get("_mask"))
+    total = jnp.sum(w * jnp.where(w > 0, out.value, 0.0))
+    return {"loss": (total, jnp.sum(w)), **losses.log_means(out, batch.get("_mask"))}
+
+  fns = {**trainer.predict_fns(), "loss": loss}
+  return {name: Predict(name, fn, ema=ema, on_call=on_call) for name, fn in fns.items()}
+
+
+class Runner:
+  """A trained model of a workdir.
+
+  Attributes:
+    config: the run's config (locked).
+    trainer: its strategy, with its models.
+    step: of the checkpoint.
+    variables: {"params", + collections}, host arrays.
+    workdir: where it came from.
+  """
+
+  def __init__(self, workdir: str, config, trainer, step: int, state: Mapping[str, Any], ema: bool):
+    self.workdir, self.config, self.trainer, self.step = workdir, config, trainer, step
+    self._state = jax.tree.map(jnp.asarray, {**state, "frozen": {}})
+    self.variables = variables(state if ema else {**state, "ema": None})
+    self._predict = bind(trainer, ema=ema)
+
+  def predict(self, name: str, batch: Mapping[str, Any], rng=None, **kw) -> dict:
+    """The trainer's predict function `name` on a batch of arrays.
+
+    Args:
+      name: one of the trainer's functions.
+      batch: {key: array [B, ...]}.
+      rng: key; None is key(0).
+      **kw: static arguments of the function.
+
+    Raises:
+      ValueError: unknown function or argument.
+    """
+    fn = C.pick("predict", self._predict, name)
+    return fn(self._state, batch, jax.random.key(0) if rng is None else rng, **kw)
+
+
+def parse_spec(spec: str) -> tuple[str, int | None]:
+  """ "workdir" or "workdir:step" -> (workdir, step or None)."""
+  head, _, tail = spec.rpartition(":")
+  return (head, int(tail)) if head and tail.isdigit() else (spec, None)
+
+
+def open_workdir(spec: str, *, ema: bool = True) -> Runner:
+  """The model that a run trained.
+
+  Args:
+    spec: "workdir" (latest checkpoint) or "workdir:step".
+    ema: use the averaged parameters where there are any.
+
+  Raises:
+    ValueError: no such workdir, config or checkpoint.
+  """
+  workdir, step = parse_spec(spec)
+  path = os.path.join(workdir, "config.json")
+  if not os.path.isfile(path):
+    raise ValueError(f"{workdir!r} is not the workdir of a run: it has no config.json.")
+  config = C.load(path)
+  trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
+  step, state = checkpoint.load_arrays(workdir, step)
+  return Runner(workdir, config, trainer, step, state, ema)
+
+
+def initialise(params: Mapping, init_from, *, where="config.init_from") -> dict:
+  """`params` with subtrees taken from other runs.
+
+  Args:
+    params: the whole tree, {model name: ...}.
+    init_from: list of dict(spec, into, [source, rename, missing, unused, ema]): `into` and `source`
+      are names of models here and there (source defaults to into); see `trees.strict_update`.
+
+  Raises:
+    ValueError: unknown keys or models, or a difference that no regex excuses.
+  """
+  for i, item in enumerate(init_from):
+    params = C.call(f"{where}[{i}]", _init_one, params, f"{where}[{i}]", **C.to_dict(item))
+  return params
+
+
+def _init_one(
+  params, where, *, spec, into, source=None, rename=(), missing="", unused="", ema=True
+):
+  workdir, step = parse_spec(spec)
+  _, state = checkpoint.load_arrays(workdir, step)
+  theirs = variables(state if ema else {**state, "ema": None})["params"]
+  source = source or into
+  target, given = C.pick(where, params, into), C.pick(f"{where} ({spec})", theirs, source)
+  filled = trees.strict_update(
+    target, given, where=where, rename=rename, missing=missing, unused=unused
+  )
+  return {**params, into: filled}

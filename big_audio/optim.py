@@ -1,0 +1,205 @@
+"""Optax chains by parameter group: regex schedules, decay, clipping, EMA.
+
+  optimizer = dict(
+    name="adam", lr=2e-3, b1=.9, b2=.98, wd=0., clip=1.0,
+    schedule=[("refiner/.*", dict(kind="cosine", lr=1e-3, begin_percent=60, warmup_steps=100)),
+              ("teacher/.*", None),                                  # frozen
+              (".*", dict(kind="cosine", warmup_steps=100))],
+    ema=dict(decay=.999, skip="discriminator/.*"))
+
+The first pattern that matches a parameter's whole name decides; `None` freezes it. A group may set
+its own `lr`, `clip`, `wd`, `b1`, `b2`, `eps`, `name`. Learning rates are pure functions of the
+step, so nothing about them needs to be restored.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from big_audio import config as C
+from big_audio import trees
+
+SCHEDULE_KINDS = ("constant", "cosine", "linear", "rsqrt", "inverse")
+_GROUP_KEYS = ("lr", "clip", "wd", "wd_mask", "b1", "b2", "eps", "momentum", "name")
+_SCHEDULE_KEYS = ("kind", "final", "timescale_steps") + tuple(
+  f"{p}_{u}" for p in ("begin", "end", "warmup") for u in C.UNITS
+)
+# Names that carry no weight decay unless `wd_mask` says otherwise.
+WD_MASK = r".*/(kernel|embedding)"
+
+
+class Optimizer(NamedTuple):
+  """What the loop needs; all functions are pure.
+
+  groups: parameter name -> group name ("" is the frozen group).
+  init(params) -> optimizer state.
+  update(grads, opt_state, params, step, lr_scale) -> (params, opt_state, {norms}).
+  lrs(step) -> {group name: learning rate}.
+  ema(ema, params, step) -> ema, or None.
+  ema_skip(name) -> True for parameters that have no average.
+  """
+
+  groups: dict[str, str]
+  init: Callable
+  update: Callable
+  lrs: Callable
+  ema: Callable | None
+  ema_skip: Callable
+
+
+def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[Any], Any]:
+  """A multiplier in [0, 1] as a function of the step (0 before `begin`, held at the end).
+
+  Args:
+    cfg: kind = constant | cosine | linear | rsqrt | inverse; warmup_*, begin_*, end_* durations
+      in steps, examples, epochs or percent; final = the last multiplier (cosine, linear);
+      timescale_steps (rsqrt: sqrt(T/(T+s)); inverse: T/(T+s), s counted from the warm-up's end).
+    total_steps: length of the run, the default end.
+    **units: batch_size and data_size for the other units.
+  """
+  where = "config.optimizer.schedule"
+  for key in cfg:
+    if key not in _SCHEDULE_KEYS + _GROUP_KEYS:
+      raise ValueError(
+        f"{where}: unknown key {key!r}. {C.nearest(key, _SCHEDULE_KEYS + _GROUP_KEYS)}"
+      )
+  kind = cfg.get("kind", "constant")
+  if kind not in SCHEDULE_KINDS:
+    raise ValueError(f"{where}: kind {kind!r} is unknown. {C.nearest(kind, SCHEDULE_KINDS)}")
+  dur = lambda n, d: C.steps(n, cfg, total_steps=total_steps, default=d, **units)
+  begin, end, warmup = dur("begin", 0), dur("end", total_steps), dur("warmup", 0)
+  if not begin + warmup <= end:
+    raise ValueError(
+      f"{where}: begin {begin} + warm-up {warmup} lies behind the end {end} (steps)."
+    )
+  final = float(cfg.get("final", 0.0))
+  timescale = float(cfg.get("timescale_steps", 10_000))
+
+  def multiplier(step):
+    step = jnp.asarray(step, jnp.float32)
+    since = step - begin
+    frac = jnp.clip((since - warmup) / max(1, end - begin - warmup), 0.0, 1.0)
+    after = jnp.maximum(since - warmup, 0.0)
+    value = {
+      "constant": lambda: jnp.ones_like(step),
+      "cosine": lambda: final + (1 - final) * 0.5 * (1 + jnp.cos(math.pi * frac)),
+      "linear": lambda: 1 + (final - 1) * frac,
+      "rsqrt": lambda: jnp.sqrt(timescale / (timescale + after)),
+      "inverse": lambda: timescale / (timescale + after),
+    }[kind]()
+    if warmup:
+      value = value * jnp.clip((since + 1) / warmup, 0.0, 1.0)
+    return jnp.where(since < 0, 0.0, value)
+
+  return multiplier
+
+
+def _scale_by(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
+  name = cfg.get("name", "adam")
+  pick = lambda *keys: {k: cfg[k] for k in keys if cfg.get(k, None) is not None}
+  known = {
+    "adam": lambda: optax.scale_by_adam(**pick("b1", "b2", "eps")),
+    "lion": lambda: optax.scale_by_lion(**pick("b1", "b2")),
+    "sgd": lambda: optax.trace(cfg["momentum"]) if cfg.get("momentum", None) else optax.identity(),
+  }
+  if name not in known:
+    raise ValueError(f"config.optimizer.name={name!r} is unknown. {C.nearest(name, known)}")
+  return known[name]()
+
+
+def build(cfg, names: list[str], *, total_steps: int, **units) -> Optimizer:
+  """The optimizer of `config.optimizer` for parameters of these names.
+
+  Raises:
+    ValueError: unknown keys, kinds or optimizer names; a parameter that no pattern covers; a
+      pattern that covers nothing.
+  """
+  cfg = C.to_dict(cfg)
+  for key in cfg:
+    known = (*_GROUP_KEYS, "schedule", "ema")
+    if key not in known:
+      raise ValueError(f"config.optimizer: unknown key {key!r}. {C.nearest(key, known)}")
+  rules = cfg.get("schedule", [[".*", {"kind": "constant"}]])
+  patterns = [p for p, _ in rules]
+  index = trees.assign(names, patterns, "config.optimizer.schedule")
+  base = {k: cfg[k] for k in _GROUP_KEYS if k in cfg}
+  live = {i: {**base, **s} for i, (_, s) in enumerate(rules) if s is not None}
+  if not any(i in live for i in index.values()):
+    raise ValueError("config.optimizer.schedule: every parameter is frozen.")
+  for i, group in live.items():
+    if "lr" not in group:
+      raise ValueError(f"config.optimizer: no lr, nor one in the group {patterns[i]!r}.")
+  label = {i: _short(patterns[i], i, len(live)) for i in live}
+  groups = {n: label.get(i, "") for n, i in index.items()}
+  mult = {
+    label[i]: (
+      float(g["lr"]),
+      schedule(rules[i][1], total_steps=total_steps, **units),
+    )
+    for i, g in live.items()
+  }
+
+  def chain(group):
+    parts = [optax.clip_by_global_norm(group["clip"])] if group.get("clip") else []
+    parts.append(_scale_by(group))
+    if group.get("wd"):
+      mask = group.get("wd_mask", WD_MASK)
+      is_decayed = lambda p: trees.map_with_name(
+        lambda n, _: trees.first_match(n, [mask]) is not None, p
+      )
+      parts.append(optax.add_decayed_weights(group["wd"], mask=is_decayed))
+    return optax.chain(*parts)
+
+  # A group's own clip looks at its own norm; the others share one norm.
+  own = {label[i]: dict(g, clip=rules[i][1].get("clip")) for i, g in live.items()}
+  shared = {label[i] for i in live if "clip" not in rules[i][1]}
+  parts = []
+  if base.get("clip"):
+    in_shared = lambda p: trees.map_with_name(lambda n, _: groups[n] in shared, p)
+    parts.append(optax.masked(optax.clip_by_global_norm(base["clip"]), in_shared))
+  labels = lambda p: trees.map_with_name(lambda n, _: groups[n], p)
+  parts.append(optax.multi_transform({k: chain(g) for k, g in own.items()}, labels))
+  tx = optax.chain(*parts)
+
+  def lrs(step):
+    return {name: lr * m(step) for name, (lr, m) in mult.items()}
+
+  def update(grads, opt_state, params, step, lr_scale):
+    directions, opt_state = tx.update(grads, opt_state, params)
+    lr = lrs(step)
+    change = trees.map_with_name(lambda n, u: -lr[groups[n]] * lr_scale * u, directions)
+    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(change)}
+    return optax.apply_updates(params, change), opt_state, norms
+
+  ema_cfg = cfg.get("ema")
+  skip = ema_cfg.get("skip", "") if ema_cfg else ""
+  return Optimizer(
+    groups, tx.init, update, lrs, _ema(ema_cfg) if ema_cfg else None,
+    lambda name: bool(skip) and trees.first_match(name, [skip]) is not None,
+  )  # fmt: skip
+
+
+def _short(pattern: str, i: int, live: int) -> str:
+  """A readable label for metric names: "refiner/.*" -> "refiner"."""
+  head = pattern.replace(".*", "").strip("/()^$")
+  plain = head and all(c.isalnum() or c in "_/-" for c in head)
+  return head if plain else ("all" if live == 1 else f"group{i}")
+
+
+def _ema(cfg: Mapping[str, Any]) -> Callable:
+  """Average of the parameters; early on the decay is (1+s)/(10+s), so the start is forgotten."""
+  if "decay" not in cfg or not 0 < cfg["decay"] < 1:
+    raise ValueError(f"config.optimizer.ema: decay in (0, 1) is needed, got {cfg}.")
+  for key in cfg:
+    if key not in ("decay", "skip"):
+      raise ValueError(f"config.optimizer.ema: unknown key {key!r}. Known: decay, skip.")
+
+  def update(ema, params, step):
+    d = jnp.minimum(cfg["decay"], (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
+
+  return update

@@ -1,0 +1,348 @@
+"""THE train loop: everything that is the same for all systems.
+
+It owns rng, masked means, accumulation, clipping, EMA, sharding, checkpoints, signals, evaluators,
+plateau and early stopping, the NaN stop, the profiler and progress. A system adds a trainer, models,
+data and evaluators, and never a loop.
+
+What a run computes is a function of its config alone: batch s of (seed, s), randomness of step s of
+fold_in(seed, s). So a run that was killed and resumed writes the same rows and parameters.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+
+from big_audio import checkpoint, inference, input_pipeline, metrics, sharding, train_step, trees
+from big_audio import config as C
+
+DEFAULTS = dict(
+  seed=0,
+  accum_steps=1,
+  stats_batches=8,
+  init_from=[],
+  sharding=[[".*", "replicate"]],
+  evals={},
+  plateau=None,
+  profile=None,
+  log=dict(every_steps=50),
+  ckpt=dict(every_steps=1000),
+)
+
+
+def start_distributed() -> None:
+  """Joins a multi-process run when the launcher's environment says so; call it before any array."""
+  if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    jax.distributed.initialize(
+      os.environ["JAX_COORDINATOR_ADDRESS"],
+      int(os.environ["JAX_NUM_PROCESSES"]),
+      int(os.environ["JAX_PROCESS_ID"]),
+    )
+  elif os.environ.get("BIG_AUDIO_DISTRIBUTED") == "auto":  # TPU pods, SLURM: jax finds the rest
+    jax.distributed.initialize()
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs across runs, unless JAX_COMPILATION_CACHE_DIR says where already."""
+  if not jax.config.jax_compilation_cache_dir:
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    jax.config.update("jax_compilation_cache_dir", os.path.join(root, "big_audio", "jax"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def claim_workdir(config, workdir: str) -> None:
+  """Stores the config in a new workdir; an existing one must hold the same config.
+
+  Raises:
+    ValueError: the workdir belongs to another config, with the differences.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  path = os.path.join(workdir, "config.json")
+  if os.path.exists(path):
+    differences = {
+      k: v
+      for k, v in C.diff(C.load(path), config).items()
+      if trees.first_match(k, [p.replace("(/|$)", "(/.*)?") for p in C.RESUME_MAY_DIFFER]) is None
+    }
+    if differences:
+      lines = "\n".join(f"  {k}: stored {a!r}, now {b!r}" for k, (a, b) in differences.items())
+      raise ValueError(
+        f"{workdir} belongs to another config:\n{lines}\n"
+        f"Use another --workdir, or --config {path} to go on with the stored one."
+      )
+  if jax.process_index() == 0:
+    with open(path + ".tmp", "w") as f:
+      json.dump(C.to_dict(config), f, indent=2)
+    os.replace(path + ".tmp", path)
+
+
+def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardings):
+  """(first step, state): the latest checkpoint of the workdir, or a fresh state."""
+  target = jax.tree.map(
+    lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), shapes, shardings
+  )
+  frozen_target = target.pop("frozen")
+  if saver.latest() is not None:
+    step, state, _ = saver.restore(target)
+    frozen = checkpoint.restore_frozen(workdir, frozen_target) if frozen_target else {}
+    return step, {**state, "frozen": frozen}
+  state = jax.jit(make_state, out_shardings=shardings)(*inputs)
+  if config.init_from:
+    whole = inference.initialise(trees.merge(state["params"], state["frozen"]), config.init_from)
+    place = lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
+    params, frozen = trees.split(whole, lambda n: opt.groups[n] != "")
+    state["params"] = jax.tree.map(place, params, state["params"])
+    state["frozen"] = jax.tree.map(place, frozen, state["frozen"])
+    if opt.ema:
+      state["ema"] = jax.tree.map(jnp.copy, train_step.averaged(state["params"], opt))
+  if state["frozen"]:
+    checkpoint.save_frozen(workdir, state["frozen"])
+  return 0, state
+
+
+def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
+  """{name: (every n steps, evaluator)} of `config.evals`."""
+  out = {}
+  for name, cfg in config.evals.items():
+    where = f"config.evals.{name}"
+    kw = C.to_dict(cfg)
+    every = C.steps("log", kw, total_steps=total, default=total, **units)
+    for key in ("type", "data", "batch_size"):
+      if key not in kw:
+        raise ValueError(f"{where}: the key {key!r} is missing.")
+    sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
+    cls = C.resolve("evaluators", kw.pop("type")).Evaluator
+    kw = {k: v for k, v in kw.items() if not k.startswith("log_")}
+    out[name] = every, C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)
+  return out
+
+
+def next_ctl(ctl: dict, value: float, cfg) -> dict:
+  """`ctl` after one more value of the plateau's metric (host numbers)."""
+  sign = 1.0 if cfg.mode == "min" else -1.0
+  if sign * value < sign * ctl["best"] or ctl["best"] == math.inf:
+    return {**ctl, "best": value, "bad_evals": 0}
+  bad = ctl["bad_evals"] + 1
+  scale = ctl["lr_scale"]
+  if cfg.patience and bad % cfg.patience == 0:
+    scale = max(scale * cfg.factor, cfg.min_scale)
+  return {**ctl, "lr_scale": scale, "bad_evals": bad}
+
+
+@contextlib.contextmanager
+def stop_signals():
+  """Yields a list that SIGTERM and the first Ctrl-C add their name to, so a step is never torn."""
+  caught: list[str] = []
+
+  def handler(number, _):
+    caught.append(signal.Signals(number).name)
+    if number == signal.SIGINT:
+      signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
+
+  old = {}
+  with contextlib.suppress(ValueError):  # not the main thread (a notebook's worker): no handlers
+    old = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield caught
+  finally:
+    for number, previous in old.items():
+      signal.signal(number, previous)
+
+
+def train(config, workdir: str) -> dict[str, float]:
+  """Runs `config` in `workdir` to its last step, resuming what is there; returns the last row.
+
+  Raises:
+    ValueError: a config, data or workdir that does not fit, with where, expected, got and the fix.
+    CheckpointError: a checkpoint could not be written or read.
+    FloatingPointError: the loss is not finite; names the steps and the last good checkpoint.
+  """
+  use_compilation_cache()
+  config = C.canonical({**DEFAULTS, **C.to_dict(config)})
+  if config.plateau is not None:
+    defaults = dict(mode="min", patience=0, factor=0.5, min_scale=0.01, stop_after=0)
+    config = C.canonical(
+      {**C.to_dict(config), "plateau": {**defaults, **C.to_dict(config.plateau)}}
+    )
+  claim_workdir(config, workdir)
+  mesh = sharding.make_mesh()
+  with jax.set_mesh(mesh):
+    return _train(config, workdir, mesh)
+
+
+def _train(config, workdir, mesh):
+  main = jax.process_index() == 0
+  batch_size = config.input.batch_size
+  sharding.check_batch(batch_size, mesh, config.accum_steps)
+  units = dict(batch_size=batch_size, data_size=input_pipeline.num_examples(config.input))
+  total = C.steps("total", config, **units)
+  every = lambda node: C.steps("every", node, total_steps=total, **units)
+  log_every, ckpt_every = every(config.log), every(config.ckpt)
+
+  trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
+  saver = checkpoint.Checkpointer(
+    workdir, **{k: v for k, v in config.ckpt.items() if not k.startswith("every_")})  # fmt: skip
+  first = saver.latest() or 0
+  open_train = lambda start, **kw: input_pipeline.train_batches(
+    config.input, seed=config.seed, start_step=start, **kw)  # fmt: skip
+  with contextlib.closing(open_train(0, process_index=0, process_count=1)) as whole:
+    sample = inference.numeric(next(whole))
+    stats = {}
+    if hasattr(trainer, "stats"):
+      # Restored with the checkpoint: then one batch is enough to know their shapes.
+      count = 1 if first else config.stats_batches
+      stats = trainer.stats([sample] + [inference.numeric(next(whole)) for _ in range(count - 1)])
+  base_key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+  opt, make_state = train_step.build_state(config, trainer, sample, stats, total=total, units=units)
+  inputs = (jax.random.fold_in(base_key, 2**31 - 1), sample, stats)
+  shapes = jax.eval_shape(make_state, *inputs)
+  shardings = sharding.infer(shapes, mesh, config.sharding)
+  first, state = load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardings)
+
+  writer = metrics.MetricWriter(workdir, is_main=main, **{
+    k: v for k, v in config.log.items() if not k.startswith("every_")})  # fmt: skip
+  writer.truncate(first)
+  failed_log = metrics.FailedLog(workdir, first, is_main=main)
+  progress = metrics.Progress(total, enabled=main)
+  chrono = metrics.Chrono(total, batch_size, first_step=first)
+  if first:
+    progress.message(f"Restored step {first} of {workdir}.")
+  else:
+    whole = trees.merge(shapes["params"], shapes["frozen"])
+    progress.message(f"{trees.count(whole):,} parameters\n{trees.table(whole)}")
+  calls = {"name": "", "n": 0}
+
+  def on_call():
+    calls["n"] += 1
+    progress.phase(f"eval {calls['name']}", calls["n"])
+
+  predict = inference.bind(trainer, on_call=on_call)
+  evaluators = make_evaluators(config, predict, mesh, workdir, total=total, units=units)
+  update = jax.jit(
+    train_step.make_update(trainer, opt, accum=config.accum_steps, total=total,
+                max_skipped=config.optimizer.get("max_skipped", 0)),
+    donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)),
+  )  # fmt: skip
+  stopped = lambda ctl: bool(
+    config.plateau and config.plateau.stop_after and ctl["bad_evals"] >= config.plateau.stop_after
+  )
+  faults = input_pipeline.BadShare(config.input.get("max_bad_share", 0.01))
+  checked, last_row, saved, began = first, {}, {}, time.monotonic()
+
+  def write_row(step, device_metrics, *, row=True, evals=()):
+    """Fetches the metrics of `step`, checks them, and writes its row with the evaluators' values."""
+    nonlocal checked, last_row, state
+    values = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
+    if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+      skipped = int(state["ctl"]["skipped"])
+      if skipped > config.optimizer.get("max_skipped", 0) or not skipped:
+        raise FloatingPointError(
+          f"The loss or its gradient is not finite between steps {checked + 1} and {step} (loss "
+          f"{values['loss']}, gradient norm {values['grad_norm']}). The last good checkpoint is step "
+          f"{saver.latest()}. Lower the learning rate, clip, or look at the data of these steps."
+        )
+    checked = step
+    if not row:
+      return
+    writer.step_start(step)
+    for k, v in values.items():
+      writer.measure(f"train/{k}", v)
+    for k, v in {**chrono.tick(step), "z/bad_share": faults.share}.items():
+      writer.measure(k, v)
+    with chrono.pause("eval"):
+      for name in evals:
+        calls.update(name=name, n=0)
+        for k, v in evaluators[name][1].run(state):
+          writer.measure(f"val/{name}/{k}", v)
+    last_row = writer.step_end() or {"step": step, **values}
+    if config.plateau and config.plateau.metric in last_row:
+      ctl = {k: v.item() for k, v in jax.device_get(state["ctl"]).items()}
+      ctl = next_ctl(ctl, last_row[config.plateau.metric], config.plateau)
+      state["ctl"] = {
+        k: jax.device_put(jnp.asarray(v, state["ctl"][k].dtype), state["ctl"][k].sharding)
+        for k, v in ctl.items()
+      }
+    progress.row(last_row)
+
+  def save(step):
+    with chrono.pause("checkpoint"):
+      best = {k: v for k, v in last_row.items() if k == saver.best and last_row["step"] == step}
+      saver.save(step, {k: v for k, v in state.items() if k != "frozen"}, {"step": step}, best)
+    saved["step"] = step
+
+  pending = None
+  with contextlib.ExitStack() as stack:
+    stack.callback(progress.close)
+    stack.callback(writer.close)
+    stop = stack.enter_context(stop_signals())
+    if total == 0:
+      batch = input_pipeline.put(sample, sharding.batch_sharding(mesh))
+      _, values = jax.jit(update)(jax.tree.map(jnp.copy, state), batch, base_key)
+      write_row(0, values, evals=evaluators)
+      return last_row
+    done = first >= total or stopped(jax.device_get(state["ctl"]))
+    if done:
+      progress.message(f"{workdir} is complete at step {first}; nothing to do.")
+      saver.close()
+      return last_row
+    batches = stack.enter_context(contextlib.closing(open_train(
+      first, process_index=jax.process_index(), process_count=jax.process_count())))  # fmt: skip
+    for step in range(first + 1, total + 1):
+      profile_window(config.profile, step, workdir)
+      host_batch = next(batches)
+      failed_log.add(step, faults.update(host_batch))
+      batch = input_pipeline.put(inference.numeric(host_batch), sharding.batch_sharding(mesh))
+      with jax.transfer_guard("disallow"):
+        state, device_metrics = update(state, batch, base_key)
+      # The values of a log step are fetched when the next step is already under way.
+      if pending:
+        write_row(*pending)
+        pending = None
+      is_last = step == total
+      evals = [
+        n for n, (e, _) in evaluators.items() if metrics.itstime(step, e, total, first=False)
+      ]
+      is_log = bool(evals) or metrics.itstime(step, log_every, total)
+      is_ckpt = metrics.itstime(step, ckpt_every, total, first=False)
+      if jax.process_count() > 1:
+        if saver.manager.reached_preemption(step):
+          stop.append("preemption")
+      if evals or is_ckpt or is_last or stop:
+        write_row(step, device_metrics, row=is_log, evals=evals)
+      elif is_log:
+        pending = (step, device_metrics)
+      early = bool(evals) and stopped(jax.device_get(state["ctl"]))
+      if is_ckpt or is_last or stop or early:
+        save(step)
+      progress.update(step)
+      if stop or early:
+        why = f"by {stop[0]}" if stop else f"early: {config.plateau.metric} has not improved"
+        progress.message(f"Stopped {why} at step {step}; the same command resumes from here.")
+        break
+    with chrono.pause("checkpoint"):
+      saver.close()
+    progress.message(summary(chrono, began))
+  return last_row
+
+
+def profile_window(cfg, step: int, workdir: str) -> None:
+  """Starts and stops the profiler for `config.profile = dict(start_step, num_steps)`."""
+  if not cfg:
+    return
+  if step == cfg.start_step:
+    jax.profiler.start_trace(os.path.join(workdir, "profile"))
+  elif step == cfg.start_step + cfg.num_steps:
+    jax.profiler.stop_trace()
+
+
+def summary(chrono, began: float) -> str:
+  """Where the time of the run went."""
+  secs = time.monotonic() - began
+  startup = chrono.startup_secs or 0.0
+  paused = ", ".join(f"{k} {v:.1f} s" for k, v in chrono.paused.items()) or "nothing"
+  return f"Start-up (command to first step) {startup:.1f} s; loop {secs:.1f} s, of it {paused}."

@@ -1,0 +1,49 @@
+"""What a trainer's loss returns, and how the loop turns it into one number."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+
+class Loss(NamedTuple):
+  """Per-example losses and what is logged beside them.
+
+  value: f32[B], the loss of each example.
+  weight: f32[B] or None, its weight in the mean (a constant for the gradient).
+  scalars: {name: ()}, batch-coupled losses, added to the mean as they are.
+  logs: {name: [B] or () or (values [N], weights [N])}, logged as masked or weighted means.
+  updates: {collection: tree}, new values of mutable collections.
+  """
+
+  value: Any
+  weight: Any = None
+  scalars: dict = {}
+  logs: dict = {}
+  updates: dict = {}
+
+
+def weights(loss: Loss, mask) -> Any:
+  """f32[B]: mask * weight, constants for the gradient (`mask` may be None)."""
+  w = jnp.ones_like(loss.value) if mask is None else mask.astype(loss.value.dtype)
+  return w if loss.weight is None else w * loss.weight
+
+
+def mean(values, w) -> Any:
+  """sum(w * values) / sum(w), 0 where no weight is left (and then NaN values do no harm)."""
+  values = jnp.where(w > 0, values, 0.0)
+  return jnp.sum(w * values) / jnp.maximum(jnp.sum(w), 1e-12)
+
+
+def log_means(loss: Loss, mask) -> dict[str, tuple[Any, Any]]:
+  """{name: (weighted sum, weight)} of every log, so that micro-batches and batches can be added."""
+  ones = jnp.ones_like(loss.value) if mask is None else mask.astype(loss.value.dtype)
+  out = {}
+  for name, log in {**loss.logs, **loss.scalars}.items():
+    if isinstance(log, tuple):
+      values, w = log
+    elif jnp.ndim(log):
+      values, w = log, ones
+    else:
+      values, w = log[None], jnp.ones((1,))
+    out[name] = (jnp.sum(jnp.where(w > 0, values, 0.0) * w), jnp.sum(w))
+  return out
