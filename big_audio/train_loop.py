@@ -1,8 +1,8 @@
 """THE train loop: everything that is the same for all systems.
 
 It owns rng, masked means, accumulation, clipping, EMA, sharding, checkpoints, signals, evaluators,
-plateau and early stopping, the NaN stop, the profiler and progress. A system adds a trainer, models,
-data and evaluators, and never a loop.
+plateau and early stopping, the NaN stop, the profiler and progress. A system adds a trainer,
+models, data and evaluators, and never a loop.
 
 What a run computes is a function of its config alone: batch s of (seed, s), randomness of step s of
 fold_in(seed, s). So a run that was killed and resumed writes the same rows and parameters.
@@ -235,7 +235,7 @@ def _train(config, workdir, mesh):
   checked, last_row, saved, began = first, {}, {}, time.monotonic()
 
   def write_row(step, device_metrics, *, row=True, evals=()):
-    """Fetches the metrics of `step`, checks them, and writes its row with the evaluators' values."""
+    """Fetches the metrics of `step`, checks them, writes its row with the evaluators' values."""
     nonlocal checked, last_row, state
     values = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
     if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
@@ -243,8 +243,8 @@ def _train(config, workdir, mesh):
       if skipped > config.optimizer.get("max_skipped", 0) or not skipped:
         raise FloatingPointError(
           f"The loss or its gradient is not finite between steps {checked + 1} and {step} (loss "
-          f"{values['loss']}, gradient norm {values['grad_norm']}). The last good checkpoint is step "
-          f"{saver.latest()}. Lower the learning rate, clip, or look at the data of these steps."
+          f"{values['loss']}, gradient norm {values['grad_norm']}). The last good checkpoint is "
+          f"step {saver.latest()}. Lower the learning rate, clip, or look at the data of these steps."
         )
     checked = step
     if not row:
@@ -309,9 +309,8 @@ def _train(config, workdir, mesh):
       ]
       is_log = bool(evals) or metrics.itstime(step, log_every, total)
       is_ckpt = metrics.itstime(step, ckpt_every, total, first=False)
-      if jax.process_count() > 1:
-        if saver.manager.reached_preemption(step):
-          stop.append("preemption")
+      if jax.process_count() > 1 and saver.manager.reached_preemption(step):
+        stop.append("preemption")
       if evals or is_ckpt or is_last or stop:
         write_row(step, device_metrics, row=is_log, evals=evals)
       elif is_log:

@@ -82,8 +82,8 @@ def make_update(trainer, opt: optim.Optimizer, *, accum: int, total: int, max_sk
     out = {k: value / jnp.maximum(w, 1e-12) for k, (value, w) in sums.items()}
     out["loss"] = out["loss"] + coupled
     lrs = {k: v * ctl["lr_scale"] for k, v in opt.lrs(step).items()}
-    out |= norms | ({"lr": v for v in lrs.values()} if len(lrs) == 1 else
-                    {f"lr/{k}": v for k, v in lrs.items()})  # fmt: skip
+    out |= norms
+    out |= {"lr": next(iter(lrs.values()))} if len(lrs) == 1 else {f"lr/{k}": lrs[k] for k in lrs}
     return {**new, "frozen": state["frozen"], "step": step + 1, "ctl": ctl}, out
 
   return update

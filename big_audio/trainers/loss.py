@@ -1,11 +1,13 @@
 """What a trainer's loss returns, and how the loop turns it into one number."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax.numpy as jnp
 
 
-class Loss(NamedTuple):
+@dataclass(frozen=True)
+class Loss:
   """Per-example losses and what is logged beside them.
 
   value: f32[B], the loss of each example.
@@ -17,9 +19,9 @@ class Loss(NamedTuple):
 
   value: Any
   weight: Any = None
-  scalars: dict = {}
-  logs: dict = {}
-  updates: dict = {}
+  scalars: dict = field(default_factory=dict)
+  logs: dict = field(default_factory=dict)
+  updates: dict = field(default_factory=dict)
 
 
 def weights(loss: Loss, mask) -> Any:
