@@ -1,0 +1,216 @@
+"""1-D convolutional blocks for codecs and flow backbones, independent of the window's length.
+
+No normalisation runs over time, padding is zeros, and every convolution multiplies its input by the
+frame mask: a signal inside a padded batch, in a long window, or alone gives the same frames.
+All of it can be differentiated forwards (`jax.jvp`).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+NORMS: dict[str, Callable[..., nn.Module] | None] = {
+  "none": None,
+  "layer": nn.LayerNorm,  # over channels, per frame
+  "rms": nn.RMSNorm,
+}
+
+
+class DepthwiseConv(nn.Module):
+  """Depthwise convolution over time with zero SAME padding, as shifted multiply-adds.
+
+  XLA on a CPU runs a grouped convolution many times slower than these `kernel` fused products; on
+  accelerators the two are close.
+
+  Attributes:
+    kernel: taps, odd.
+    dilation: frames between taps.
+    dtype: compute type; parameters are float32.
+  """
+
+  kernel: int = 7
+  dilation: int = 1
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, F, D] -> [B, F, D]. Raises ValueError for an even kernel."""
+    if self.kernel % 2 == 0:
+      raise ValueError(f"DepthwiseConv: expected an odd kernel, got {self.kernel}.")
+    d = x.shape[-1]
+    init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0)
+    w = self.param("kernel", init, (self.kernel, d))
+    b = self.param("bias", nn.initializers.zeros, (d,))
+    x, w, b = nn.dtypes.promote_dtype(x, w, b, dtype=self.dtype)
+    reach = self.kernel // 2 * self.dilation
+    frames = x.shape[-2]
+    x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    taps = (x[:, i * self.dilation :][:, :frames] * w[i] for i in range(self.kernel))
+    return sum(taps, start=b)
+
+
+class ConvNeXtBlock(nn.Module):
+  """ConvNeXt block in one dimension (Liu et al. 2201.03545; as in Vocos 2306.00814).
+
+  x + scale * Dense(SiLU(Dense(film(norm(dwconv(x))))))
+
+  Attributes:
+    expansion: width of the hidden layer over that of x.
+    kernel: taps of the depthwise convolution, odd.
+    dilation: frames between taps.
+    norm: "none", "layer" or "rms": over the channels of a frame, never over time.
+    scale_init: initial layer scale, one number a channel.
+    film: whether `cond` shifts and scales the normalised input. Its kernel starts at zero.
+    dtype: compute type; parameters are float32.
+  """
+
+  expansion: float = 3
+  kernel: int = 7
+  dilation: int = 1
+  norm: str = "layer"
+  scale_init: float = 0.3
+  film: bool = False
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, mask: jax.Array | None = None, cond: jax.Array | None = None
+  ) -> jax.Array:
+    """Applies the block.
+
+    Args:
+      x: [B, F, D].
+      mask: bool[B, F], true where there is signal; frames outside count as zeros, whatever they
+        hold.
+      cond: [B, Dc] or [B, F, Dc], where film=True.
+
+    Returns:
+      [B, F, D]; frames outside the mask hold nothing of use.
+
+    Raises:
+      ValueError: unknown norm; cond without film or film without cond.
+    """
+    if self.norm not in NORMS:
+      raise ValueError(
+        f"ConvNeXtBlock: expected norm to be one of {sorted(NORMS)}, got {self.norm!r}."
+      )
+    if self.film != (cond is not None):
+      raise ValueError(
+        f"ConvNeXtBlock {self.name!r}: film={self.film}, but cond is "
+        f"{'missing' if cond is None else 'given'}. Set film={not self.film} or change the call."
+      )
+    d = x.shape[-1]
+    h = x if mask is None else jnp.where(mask[..., None], x, 0)
+    h = DepthwiseConv(self.kernel, self.dilation, self.dtype, name="dwconv")(h)
+    if NORMS[self.norm] is not None:
+      h = NORMS[self.norm](dtype=self.dtype, name="norm")(h)
+    if self.film:
+      zeros = nn.initializers.zeros
+      shift_scale = nn.Dense(2 * d, kernel_init=zeros, dtype=self.dtype, name="film")(cond)
+      if cond.ndim == x.ndim - 1:
+        shift_scale = shift_scale[..., None, :]  # [B,1,2D]
+      shift, scale = jnp.split(shift_scale, 2, axis=-1)
+      h = h * (1 + scale) + shift
+    h = nn.Dense(round(self.expansion * d), dtype=self.dtype, name="expand")(h)
+    h = nn.Dense(d, dtype=self.dtype, name="project")(nn.silu(h))
+    gain = self.param("scale", nn.initializers.constant(self.scale_init), (d,))
+    return x + gain.astype(h.dtype) * h
+
+
+class ConvNeXt(nn.Module):
+  """A stack of `ConvNeXtBlock`s named block_0, block_1, ...; see there for the attributes."""
+
+  depth: int
+  expansion: float = 3
+  kernel: int = 7
+  norm: str = "layer"
+  scale_init: float = 0.3
+  film: bool = False
+  dtype: jnp.dtype | None = None
+
+  @property
+  def reach(self) -> int:
+    """Frames on each side that an output frame depends on; the receptive field is 2 reach + 1."""
+    return receptive_reach(self.depth, self.kernel)
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, mask: jax.Array | None = None, cond: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, F, D] -> [B, F, D]; arguments and errors as `ConvNeXtBlock`."""
+    for i in range(self.depth):
+      x = ConvNeXtBlock(
+        expansion=self.expansion,
+        kernel=self.kernel,
+        norm=self.norm,
+        scale_init=self.scale_init,
+        film=self.film,
+        dtype=self.dtype,
+        name=f"block_{i}",
+      )(x, mask, cond)
+    return x
+
+
+class PatchDown(nn.Module):
+  """Joins `stride` frames into one by a dense layer: [B, F, D] -> [B, F / stride, features].
+
+  Attributes:
+    features: output width.
+    stride: frames joined.
+    dtype: compute type; parameters are float32.
+  """
+
+  features: int
+  stride: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Applies it; a joined frame's mask is `mask_down(mask, stride)`.
+
+    Raises:
+      ValueError: F is not a multiple of the stride.
+    """
+    b, f, d = x.shape
+    if f % self.stride:
+      raise ValueError(
+        f"PatchDown {self.name!r}: {f} frames are not a multiple of stride {self.stride}. "
+        f"Pad to {-(-f // self.stride) * self.stride} and pass a mask."
+      )
+    x = x if mask is None else jnp.where(mask[..., None], x, 0)
+    x = x.reshape(b, f // self.stride, self.stride * d)
+    return nn.Dense(self.features, dtype=self.dtype, name="dense")(x)
+
+
+class PatchUp(nn.Module):
+  """Splits a frame into `stride` by a dense layer: [B, F, D] -> [B, F * stride, features].
+
+  Attributes:
+    features: output width.
+    stride: frames made of one.
+    dtype: compute type; parameters are float32.
+  """
+
+  features: int
+  stride: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    b, f, _ = x.shape
+    x = nn.Dense(self.stride * self.features, dtype=self.dtype, name="dense")(x)
+    return x.reshape(b, f * self.stride, self.features)
+
+
+def mask_down(mask: jax.Array | None, stride: int) -> jax.Array | None:
+  """bool[B, F] -> bool[B, F / stride]: a joined frame counts if any of its frames does."""
+  if mask is None:
+    return None
+  return jnp.any(mask.reshape(mask.shape[0], -1, stride), axis=-1)
+
+
+def receptive_reach(depth: int, kernel: int, stride: int = 1, dilation: int = 1) -> int:
+  """Frames on each side (before a stride) that `depth` convolutions of `kernel` taps see."""
+  return depth * (kernel // 2) * dilation * stride + (stride - 1)
