@@ -1,0 +1,174 @@
+"""A length-independent neural codec for waveforms: 50 or so tokens a second, each a few FSQ codes.
+
+Features: MDCT, MDST and log-power input, ConvNeXt-1D encoder and mirror decoder, FSQ, a head that
+predicts complex STFT frames (gain and phase, as Vocos 2306.00814). Nothing looks at the whole
+clip: no statistics over time, a finite reach, and frames outside `mask` count as zeros. So a window
+with `reach` frames of context on both sides gives the codes and samples of the whole clip.
+
+Token i stands for samples [i hop, (i+1) hop); a clip of T samples has ceil(T / hop) tokens.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from big_audio.dsp import mdct, stft
+from big_audio.dsp.windows import mdct_window
+from big_audio.models.frames import overlap_add
+from big_audio.nn.conv1d import ConvNeXt, receptive_reach
+from big_audio.nn.quantize import FSQ
+
+# Powers below it are silence; it keeps the logarithm and its gradient finite.
+LOG_FLOOR = 1e-7
+
+
+class Model(nn.Module):
+  """The codec.
+
+  Attributes:
+    sr: sampling rate, Hz.
+    hop: samples of a token, even.
+    channels: C.
+    levels: FSQ levels of each group, see `nn.quantize.FSQ`.
+    width: of encoder and decoder.
+    enc_depth, dec_depth: their numbers of blocks.
+    expansion, kernel, norm: of the blocks, see `nn.conv1d.ConvNeXtBlock`.
+    sub: STFT frames a token in the head; their hop is hop / sub, their window 4 hops.
+    power: exponent of the compressed MDCT and MDST in the input.
+    variant: unused, every size is a keyword.
+  """
+
+  sr: int
+  hop: int = 160
+  channels: int = 1
+  levels: tuple = ((8, 5, 5, 5),) * 3
+  width: int = 256
+  enc_depth: int = 4
+  dec_depth: int = 6
+  expansion: float = 3
+  kernel: int = 7
+  norm: str = "none"
+  sub: int = 2
+  power: float = 0.3
+  variant: str | None = None
+
+  def setup(self):
+    if self.hop % (2 * self.sub):
+      raise ValueError(f"codec: hop={self.hop} must be a multiple of 2 * sub = {2 * self.sub}.")
+    kw = dict(expansion=self.expansion, kernel=self.kernel, norm=self.norm)
+    self.fsq = FSQ(self.levels)
+    self.enc_in = nn.Dense(self.width)
+    self.encoder = ConvNeXt(self.enc_depth, **kw)
+    self.enc_out = nn.Dense(self.fsq.dim)
+    self.dec_in = nn.Dense(self.width)
+    self.decoder = ConvNeXt(self.dec_depth, **kw)
+    self.head = nn.Dense(self.sub * self.channels * 3 * self.bins)
+
+  @property
+  def n_fft(self) -> int:
+    """Length of the head's STFT frames, in samples."""
+    return 4 * self.hop // self.sub
+
+  @property
+  def bins(self) -> int:
+    """Bins of the head's STFT."""
+    return self.n_fft // 2 + 1
+
+  @property
+  def reach(self) -> int:
+    """Tokens of context on each side after which a window agrees with the whole clip."""
+    encoder = receptive_reach(self.enc_depth, self.kernel) + 1
+    decoder = receptive_reach(self.dec_depth, self.kernel) + 2  # overlap-add of 4 hops
+    return max(encoder, decoder)
+
+  @property
+  def bits_per_token(self) -> int:
+    """Bits of a token in the file: whole bits for each group of levels."""
+    return sum(math.ceil(math.log2(n)) for n in FSQ(self.levels).codebook_sizes)
+
+  @property
+  def codebook_sizes(self) -> tuple[int, ...]:
+    """Number of codes of each group."""
+    return FSQ(self.levels).codebook_sizes
+
+  def num_tokens(self, samples: int) -> int:
+    """ceil(samples / hop)."""
+    return -(-samples // self.hop)
+
+  def features(self, wav):
+    """Encoder input, before normalisation.
+
+    Args:
+      wav: f32[B, T, C] in [-1, 1] at `sr`; T a multiple of hop.
+
+    Returns:
+      f32[B, F, 3 * hop * C]: compressed MDCT and MDST, log power; windows are centred on tokens.
+    """
+    b, t, c = wav.shape
+    if t % self.hop or c != self.channels:
+      raise ValueError(
+        f"codec: expected wav [B, n * {self.hop}, {self.channels}], got {tuple(wav.shape)}."
+      )
+    side = self.hop // 2
+    x = jnp.pad(jnp.moveaxis(wav, -1, -2), ((0, 0), (0, 0), (side, side)))
+    frames = stft.frame(x, 2 * self.hop, self.hop)  # [B, C, F, 2 hop]
+    frames = frames * jnp.asarray(mdct_window("sine", self.hop), wav.dtype)
+    a, s = mdct.frame_mdct(frames), mdct.frame_mdst(frames)
+    log_power = jnp.log(a**2 + s**2 + LOG_FLOOR)
+    parts = [stft.compress(a, self.power), stft.compress(s, self.power), log_power]
+    out = jnp.concatenate(parts, axis=-1)  # [B, C, F, 3 hop]
+    return jnp.moveaxis(out, 1, 2).reshape(b, t // self.hop, -1)
+
+  def encode(self, wav, stats, mask=None):
+    """Latents before the quantiser.
+
+    Args:
+      wav: f32[B, T, C] in [-1, 1]; T a multiple of hop, zeros outside the clip.
+      stats: {"mean", "std"}: f32[3 * hop * C] of `features` on training data.
+      mask: bool[B, F], tokens inside the clip; None: all.
+
+    Returns:
+      f32[B, F, D].
+    """
+    x = (self.features(wav) - stats["mean"]) / stats["std"]
+    return self.enc_out(self.encoder(self.enc_in(x), mask))
+
+  def quantize(self, lat):
+    """f32[B, F, D] -> (on the grid, codes int32[B, F, G])."""
+    return self.fsq(lat)
+
+  def from_codes(self, codes):
+    """Codes int32[B, F, G] -> quantised latents f32[B, F, D]."""
+    return self.fsq.from_codes(codes)
+
+  def decode(self, lat, mask=None):
+    """Quantised latents -> waveform.
+
+    Args:
+      lat: f32[B, F, D] in [-1, 1].
+      mask: bool[B, F], tokens inside the clip; None: all.
+
+    Returns:
+      (wav f32[B, F * hop, C], features f32[B, F, width] for a refiner).
+    """
+    feats = self.decoder(self.dec_in(lat), mask)
+    return self.synthesis(self.head(feats), mask), feats
+
+  def synthesis(self, raw, mask=None):
+    """Head outputs f32[B, F, sub * C * 3 * bins] (log gain, and a phase as a 2-vector) -> wav."""
+    b, f = raw.shape[:2]
+    raw = raw.reshape(b, f * self.sub, self.channels, 3, self.bins)
+    gain = jnp.exp(jnp.minimum(raw[..., 0, :], 8.0))
+    re, im = raw[..., 1, :], raw[..., 2, :]
+    # Unit phase; the floor keeps the derivative finite where both are zero.
+    unit = jax.lax.rsqrt(re**2 + im**2 + 1e-8)
+    spec = gain * jax.lax.complex(re * unit, im * unit)
+    return overlap_add(spec, self.n_fft, self.hop // self.sub, mask, self.sub)
+
+  def __call__(self, wav, stats):
+    """Touches every parameter: for init."""
+    lat, codes = self.quantize(self.encode(wav, stats))
+    out, feats = self.decode(lat)
+    return out, codes, feats

@@ -1,0 +1,272 @@
+"""Neural codecs: an autoencoder with a quantiser, and a flow that refines what it decodes.
+
+  trainer = dict(name="autoencode", method="imf", domain="magnitude", refiner_begin_percent=60)
+
+Stage 1 trains the codec on waveform and spectral losses. Stage 2, from `refiner_begin_percent` of
+the run on, trains the refiner to carry the decoder's output y to the recording x in `domain`
+(models/frames.py), from e = y + sigma * eps at t=1 (FlowDec, 2503.01485) or from plain noise. The
+codec then stands still unless `joint`; give it a schedule that ends where the refiner begins.
+`method="ae"` has no stage 2 and no refiner. At inference, a refiner with 0 evaluations is the AE.
+
+With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t, .05) (pMF,
+2601.22158), so an untrained refiner returns the AE's output; with "u" it gives u itself.
+"""
+
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_audio import config as C
+from big_audio.models import frames
+from big_audio.nn.quantize import code_usage
+from big_audio.objectives import flow, spectral
+from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
+from big_audio.trainers.loss import Loss
+
+MIN_T = 0.05  # of pMF's division by t
+
+
+class Trainer:
+  """Strategy of `config.trainer`; models "codec" and, unless method="ae", "refiner".
+
+  predict_fns: reconstruct(nfe), encode, decode(nfe); see there.
+  """
+
+  def __init__(self, config, models):
+    self.codec = C.pick("config.models", models, "codec")
+    C.call("config.trainer", self._configure, **{k: config.trainer[k] for k in config.trainer})
+    self.refiner = None if self.flow is None else C.pick("config.models", models, "refiner")
+    if self.flow is None and "refiner" in models:
+      raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
+
+  def _configure(
+    self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
+    predict="x", joint=False, refiner_begin_percent=60.0, weights=None, sample_weight=0.0,
+    sample_share=0.25, ratio=0.5, p=1.0, eps=0.01, t_dist=None,
+  ):  # fmt: skip
+    for key, value, known in (
+      ("method", method, METHODS), ("prior", prior, PRIORS), ("predict", predict, ("x", "u")),
+    ):  # fmt: skip
+      if value not in known:
+        raise ValueError(f"config.trainer.{key}={value!r} is unknown. {C.nearest(value, known)}")
+    if prior == "standard" and predict == "x":
+      raise ValueError('config.trainer: predict="x" starts at y; use it with prior="shifted".')
+    self.method, self.prior, self.sigma, self.predict = method, prior, sigma, predict
+    self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
+    self.sample_weight, self.sample_share = sample_weight, sample_share
+    self.flow = self.domain = None
+    if method != "ae":
+      self.flow = FlowLoss(method, ratio=ratio, p=p, eps=eps, t_dist=t_dist)
+      sub = sub or (1 if domain == "mdct" else self.codec.sub)
+      self.domain = frames.build(
+        domain, hop=self.codec.hop, channels=self.codec.channels, sub=sub, power=power
+      )
+
+  # Data
+
+  def stats(self, batches: Iterable[dict]) -> dict:
+    """Mean and deviation of encoder features and of the domain's rows, over f32[B, T, C] waves."""
+    parts = {"features": lambda w: self.codec.apply({}, w, method="features")}
+    if self.domain:
+      parts["rows"] = lambda w: self.domain.analysis(w)[0]
+    parts = {k: jax.jit(f) for k, f in parts.items()}
+    sums = {k: np.zeros(3, object) for k in parts}
+    for batch in batches:
+      for k, fn in parts.items():
+        x = np.asarray(fn(batch["wav"]), np.float64)
+        x = x.reshape(-1, x.shape[-1])
+        sums[k] = sums[k] + np.array([len(x), x.sum(0), (x**2).sum(0)], object)
+    out = {}
+    for k, (n, total, square) in sums.items():
+      mean = total / n
+      std = np.sqrt(np.maximum(square / n - mean**2, 0.0))
+      # Bins that are silent in the training data would otherwise be blown up in another recording.
+      std = np.maximum(std, 0.05 * std.mean() + 1e-6)
+      out[k] = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
+    return out
+
+  def init(self, rng, batch, stats):
+    """Parameters of both models; the statistics travel in "stats"."""
+    k1, k2 = jax.random.split(rng)
+    wav = batch["wav"][:1]
+    params = {"codec": self.codec.init(k1, wav, stats["features"])["params"]}
+    if self.refiner is not None:
+      tokens = wav.shape[1] // self.codec.hop
+      t = jnp.zeros((1,))
+      rows = jnp.zeros((1, self.domain.num_rows(tokens), self.domain.dim))
+      feats = self.domain.align(jnp.zeros((1, tokens, self.codec.width)))
+      cond = jnp.concatenate([rows, feats], axis=-1)
+      params["refiner"] = self.refiner.init(k2, rows, t, t, cond)["params"]
+    return {"params": params, "stats": jax.tree.map(jnp.asarray, stats)}
+
+  # Pieces
+
+  def _codec(self, variables, *args, method):
+    return self.codec.apply({"params": variables["params"]["codec"]}, *args, method=method)
+
+  def _autoencode(self, variables, wav, mask):
+    lat = self._codec(variables, wav, variables["stats"]["features"], mask, method="encode")
+    q, codes = self._codec(variables, lat, method="quantize")
+    y, feats = self._codec(variables, q, mask, method="decode")
+    return y, feats, codes
+
+  def _rows(self, variables, wav, mask):
+    rows, side = self.domain.analysis(wav, mask)
+    stats = variables["stats"]["rows"]
+    return (rows - stats["mean"]) / stats["std"], side
+
+  def _wave(self, variables, rows, side, mask):
+    stats = variables["stats"]["rows"]
+    return self.domain.synthesis(rows * stats["std"] + stats["mean"], side, mask)
+
+  def _row_mask(self, mask):
+    if mask is None:
+      return None
+    return jnp.any(self.domain.align(mask[..., None].astype(jnp.float32)) > 0, axis=-1)
+
+  def _velocity(self, variables) -> Callable:
+    """u(z, t, h, {"y", "feats", "mask"})."""
+    params = {"params": variables["params"]["refiner"]}
+
+    def u(z, t, h, c):
+      cond = jnp.concatenate([c["y"], c["feats"]], axis=-1)
+      out = self.refiner.apply(params, z, t, h, cond, c["mask"], method="u")
+      if self.predict == "u":
+        return out
+      return (z - (c["y"] + out)) / flow.expand(jnp.maximum(t, MIN_T), z)
+
+    return u
+
+  def _cond(self, y_rows, feats, mask):
+    rows = y_rows.shape[:2]
+    mask = jnp.ones(rows, bool) if mask is None else self._row_mask(mask)
+    return {"y": y_rows, "feats": self.domain.align(feats), "mask": mask}
+
+  def _reconstruction(self, pred, wav, mask):
+    kw = {} if self.weights is None else {"weights": C.to_dict(self.weights)}
+    return spectral.reconstruction(pred, wav, self.codec.sr, mask=mask, **kw)
+
+  # Training
+
+  def loss(self, variables, batch, rng, *, step, total_steps, train) -> Loss:
+    """Stage 1: reconstruction; stage 2: the refiner's flow loss (both when `joint` or evaluating)."""
+    wav, sample_mask = batch["wav"], batch.get("wav_mask")
+    mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
+
+    def stage1(variables):
+      y, feats, codes = self._autoencode(variables, wav, mask)
+      value, parts = self._reconstruction(y, wav, sample_mask)
+      usage = code_usage(codes, self.codec.codebook_sizes, mask)
+      logs = {"ae_loss": value, **{f"ae_{k}": v for k, v in parts.items()}}
+      return value, {**logs, "perplexity": jnp.mean(usage["perplexity"])}, y, feats
+
+    if self.flow is None:
+      value, logs, _, _ = stage1(variables)
+      return Loss(value, logs=logs)
+
+    def stage2(variables):
+      value, logs, y, feats = stage1(variables if self.joint else jax.lax.stop_gradient(variables))
+      flow_value, flow_logs = self._flow_loss(
+        variables, wav, jax.lax.stop_gradient(y), jax.lax.stop_gradient(feats), mask, sample_mask, rng
+      )
+      total = flow_value + value if self.joint else flow_value + jax.lax.stop_gradient(value)
+      return total, {**logs, **flow_logs}
+
+    if not train:
+      value, logs = stage2(variables)
+      return Loss(value, logs=logs)
+    shapes = jax.eval_shape(stage2, variables)[1]
+
+    def stage1_only(variables):
+      value, logs, _, _ = stage1(variables)
+      return value, {k: logs.get(k, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), v))
+                     for k, v in shapes.items()}  # fmt: skip
+
+    begin = jnp.round(self.begin * total_steps)
+    value, logs = jax.lax.cond(step < begin, stage1_only, stage2, variables)
+    return Loss(value, logs=logs)
+
+  def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng):
+    k_noise, k_time, k_sample = jax.random.split(rng, 3)
+    x, _ = self._rows(variables, wav, mask)
+    y_rows, side = self._rows(variables, y, mask)
+    cond = self._cond(y_rows, feats, mask)
+    e = start_noise(self.prior, self.sigma, jax.random.normal(k_noise, x.shape), y_rows)
+    u = self._velocity(variables)
+    value, logs = self.flow(u, x, e, k_time, cond=cond, mask=cond["mask"])
+    logs["flow_loss"] = value
+    logs["y_mse"] = flow.frame_mean(jnp.square(y_rows - x), cond["mask"])
+    if self.sample_weight:
+      share = lambda v: v[: max(1, round(self.sample_share * v.shape[0]))]
+      take = lambda tree: jax.tree.map(share, tree)
+      e1 = start_noise(
+        self.prior, self.sigma, jax.random.normal(k_sample, share(x).shape), share(y_rows))
+      out = self.flow.sample(u, e1, 1, take(cond))
+      m = None if sample_mask is None else share(sample_mask)
+      pred = self._wave(variables, out, take(side), None if mask is None else share(mask))
+      heard, _ = self._reconstruction(pred, share(wav), m)
+      logs["sample_loss"] = jnp.broadcast_to(jnp.mean(heard), value.shape)
+      value = value + self.sample_weight * logs["sample_loss"]
+    return value, logs
+
+  # Use
+
+  def predict_fns(self) -> dict[str, Callable]:
+    """The functions below by name."""
+    return {"reconstruct": self.reconstruct, "encode": self.encode, "decode": self.decode}
+
+  def encode(self, variables, batch, rng):
+    """{"wav" f32[B, T, C], "mask" bool[B, F]} -> {"lat" f32[B, F, D], "codes" int32[B, F, G]}."""
+    lat = self._codec(
+      variables, batch["wav"], variables["stats"]["features"], batch.get("mask"), method="encode"
+    )
+    return {"lat": lat, "codes": self._codec(variables, lat, method="quantize")[1]}
+
+  def decode(self, variables, batch, rng, *, nfe=1):
+    """Codes -> waveform, with `nfe` evaluations of the refiner (0: the deterministic decoder).
+
+    Args:
+      variables: of the trainer.
+      batch: "codes" int32[B, F, G]; "mask" bool[B, F]; "token" int32[B, F], the place of each
+        token in its clip; "seed" uint32[B]. Noise is a function of (seed, token) alone.
+      rng: not used.
+      nfe: number of network evaluations.
+
+    Returns:
+      {"wav": f32[B, F * hop, C], "ae": the same without the refiner}.
+    """
+    q = self._codec(variables, batch["codes"], method="from_codes")
+    y, feats = self._codec(variables, q, batch["mask"], method="decode")
+    return {"wav": self._refine(variables, y, feats, batch, nfe), "ae": y}
+
+  def _refine(self, variables, y, feats, batch, nfe):
+    if self.flow is None or nfe == 0:
+      return y
+    y_rows, side = self._rows(variables, y, batch["mask"])
+    cond = self._cond(y_rows, feats, batch["mask"])
+    first = batch["token"][:, :1]
+    index = first + jnp.arange(y_rows.shape[1])
+
+    def noise(seed, index):
+      key = jax.random.key(seed)
+      draw = lambda i: jax.random.normal(jax.random.fold_in(key, i), y_rows.shape[2:])
+      return jax.vmap(draw)(index)
+
+    e = start_noise(self.prior, self.sigma, jax.vmap(noise)(batch["seed"], index), y_rows)
+    rows = self.flow.sample(self._velocity(variables), e, nfe, cond)
+    return self._wave(variables, rows, side, batch["mask"])
+
+  def reconstruct(self, variables, batch, rng, *, nfe=1):
+    """{"wav" f32[B, T, C]} -> {"wav", "ae": like the input, "codes" int32[B, F, G]}."""
+    wav, mask = batch["wav"], batch.get("mask")
+    y, feats, codes = self._autoencode(variables, wav, mask)
+    b, f = codes.shape[:2]
+    mask = jnp.ones((b, f), bool) if mask is None else mask
+    token = jnp.broadcast_to(jnp.arange(f), (b, f))
+    seed = jax.random.bits(rng, (b,), jnp.uint32)
+    out = self._refine(
+      variables, y, feats, {"mask": mask, "token": token, "seed": seed}, nfe
+    )
+    return {"wav": out, "ae": y, "codes": codes}
