@@ -69,6 +69,7 @@ def make_runs(root):
   touch(root / "group" / "rows_only" / "metrics.jsonl", "{}")
   touch(root / "notes.txt")
   (root / "l.orbax-checkpoint-tmp").symlink_to(root / "good")
+  (root / "report.html.tmp").symlink_to(root / "notes.txt")
   return root
 
 
@@ -90,6 +91,7 @@ def test_leftovers_of_runs(tmp_path):
     "group/rows_only/metrics.jsonl",
     "l.orbax-checkpoint-tmp",
     "notes.txt",
+    "report.html.tmp",
   ]
 
 
