@@ -29,7 +29,7 @@ import numpy as np
 
 _IMPORTED_AT = time.monotonic()
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
-FILE = "metrics.jsonl"
+FILE, FAILED = "metrics.jsonl", "failed.jsonl"
 
 
 def _number(name, value):
@@ -78,6 +78,15 @@ def _scan(path):
       yield step, row, offset
 
 
+def _replace(path, data):
+  """New content by a rename, not by ftruncate: a kill leaves the old file or the new one."""
+  with open(path + ".tmp", "wb") as f:
+    f.write(data)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(path + ".tmp", path)
+
+
 def read_rows(path):
   """Reads `metrics.jsonl`.
 
@@ -122,6 +131,7 @@ class MetricWriter:
 
   def __init__(self, workdir, *, tensorboard=False, wandb=None, is_main=True):
     self.path = os.path.join(os.fspath(workdir), FILE)
+    self._failed = os.path.join(os.fspath(workdir), FAILED)
     self._is_main, self._row, self._file, self._last = is_main, None, None, -1
     self._tb_dir = self._tb = self._wandb = None
     if not is_main:
@@ -148,7 +158,7 @@ class MetricWriter:
     self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
 
   def truncate(self, step):
-    """Drops the rows past `step`, and a torn last line; atomic. Call it on resume.
+    """Drops the rows and failures past `step`, and a torn last line; atomic. Call it on resume.
 
     Args:
       step: int, the restored step; its own row stays.
@@ -167,17 +177,12 @@ class MetricWriter:
       if s <= step:
         end, kept = offset, s
     if end < os.path.getsize(self.path):
-      # A copy and a rename, not ftruncate: a reader or a kill sees the old file or the new one.
-      tmp = self.path + ".tmp"
-      with open(self.path, "rb") as src, open(tmp, "wb") as dst:
-        left = end
-        while left:
-          block = src.read(min(left, 1 << 20))
-          dst.write(block)
-          left -= len(block)
-        dst.flush()
-        os.fsync(dst.fileno())
-      os.replace(tmp, self.path)
+      with open(self.path, "rb") as f:
+        _replace(self.path, f.read(end))
+    if os.path.exists(self._failed):
+      with open(self._failed, "rb") as f:
+        lines = [line for line in f if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+      _replace(self._failed, b"".join(lines))
     self._last = kept
     self._open()
     if self._tb_dir:
@@ -229,6 +234,18 @@ class MetricWriter:
         raise OSError(f"{self.path}: disk full? The row of step {row['step']} is incomplete.")
       self._copies(row)
     return row
+
+  def failed(self, step, records):
+    """Appends to workdir/failed.jsonl, on every process: data that could not be used at `step`.
+
+    Args:
+      step: int.
+      records: dicts such as {"source", "id", "reason"}; what is no JSON is written as its str.
+    """
+    os.makedirs(os.path.dirname(self._failed) or ".", exist_ok=True)
+    lines = [json.dumps({"step": int(step), **r}, default=str) + "\n" for r in records]
+    with open(self._failed, "ab", buffering=0) as f:  # one append: processes may share the file
+      f.write("".join(lines).encode())
 
   def _copies(self, row):
     if self._tb_dir and self._tb is None:
@@ -321,13 +338,17 @@ class Chrono:
     batch_size: int, global examples a step.
     first_step: int, finished steps at the start (the restored step).
     clock: () -> seconds; for tests.
+
+  Attributes:
+    startup_secs: float, from the start of the process to the first tick; None before.
+    paused: {what: seconds} of all pauses so far.
   """
 
   def __init__(self, total, batch_size, *, first_step=0, clock=time.monotonic):
     self._total, self._batch_size, self._clock = total, batch_size, clock
     self._begin = (first_step, clock())
     self._last = None  # (step, time, paused) at the latest tick
-    self._paused, self._age = {}, process_age() if clock is time.monotonic else 0.0
+    self.paused, self._age = {}, process_age() if clock is time.monotonic else 0.0
     self.startup_secs = None
 
   @property
@@ -342,7 +363,7 @@ class Chrono:
     try:
       yield
     finally:
-      self._paused[what] = self._paused.get(what, 0.0) + self._clock() - start
+      self.paused[what] = self.paused.get(what, 0.0) + self._clock() - start
 
   def tick(self, step):
     """The row of `step`.
@@ -355,12 +376,12 @@ class Chrono:
       secs_<pause>; from the second tick on also steps_per_sec and examples_per_sec (since the
       tick before, without pauses) and eta_secs (with pauses at their share so far).
     """
-    now, paused = self._clock(), sum(self._paused.values())
+    now, paused = self._clock(), sum(self.paused.values())
     if self.startup_secs is None:
       self.startup_secs = self._age + now - self._begin[1]
       self._begin = (step, now)
     out = {"z/startup_secs": self.startup_secs, "z/secs": self.startup_secs + now - self._begin[1]}
-    out.update({f"z/secs_{what}": secs for what, secs in self._paused.items()})
+    out.update({f"z/secs_{what}": secs for what, secs in self.paused.items()})
     if self._last is not None and step > self._last[0]:
       active = now - self._last[1] - (paused - self._last[2])
       rate = (step - self._last[0]) / max(active, 1e-9)

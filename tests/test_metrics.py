@@ -127,6 +127,21 @@ def test_a_kill_leaves_whole_rows(tmp_path):
   assert [r["a"] for r in metrics.read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
+def test_failures_are_named_and_go_with_the_rows_past_the_step(tmp_path):
+  w = metrics.MetricWriter(tmp_path)
+  for step in (1, 2, 3):
+    write(w, step, loss=step)
+    w.failed(step, [{"id": f"{step}.wav", "reason": ValueError("bad")}] * (step != 2))
+  metrics.MetricWriter(tmp_path, is_main=False).failed(3, [{"id": "other process"}])
+  path = tmp_path / "failed.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  assert rows[0] == {"step": 1, "id": "1.wav", "reason": "bad"}
+  assert [r["step"] for r in rows] == [1, 3, 3]
+  path.write_text(path.read_text() + '{"step": 1, "to')
+  w.truncate(2)
+  assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:1]
+
+
 def test_a_damaged_file_is_named(tmp_path):
   path = tmp_path / "metrics.jsonl"
   for text, what in [
@@ -217,7 +232,7 @@ def test_chrono_speed_without_pauses_and_eta_with_them():
   row = chrono.tick(51)  # the pause belongs to the interval before
   assert row["z/steps_per_sec"] == pytest.approx(5.0)
   assert row["z/eta_secs"] == pytest.approx(49 * 12 / 30)
-  assert all(k.startswith("z/") for k in row)
+  assert all(k.startswith("z/") for k in row) and chrono.paused == {"eval": 6.0}
   assert chrono.tick(100).get("z/eta_secs") == 0
 
 
