@@ -1,4 +1,8 @@
-"""m4a, mp4 and aac through PyAV, with the contract of `datasets.audio`: exact spans by seeking."""
+"""m4a, mp4 and aac through PyAV, with the contract of `datasets.audio`: exact spans by seeking.
+
+A span equals the slice of the whole except where the encoder has replaced a band by noise (AAC's
+perceptual noise substitution): the decoder draws that noise anew.
+"""
 
 import numpy as np
 

@@ -132,8 +132,9 @@ def test_m4a_spans_equal_slices_of_the_whole(tmp_path, suffix, form):
   whole = file.numpy()
   if form is None:  # bare aac keeps the encoder's delay
     assert np.mean((whole[: len(wav)] - wav[: len(whole)]) ** 2) < 0.03 * np.mean(wav**2)
+  # Substituted noise is drawn anew; a shift by one sample would differ by 0.06.
   for start, n in [(0, 100), (40_000, 4000), (file.shape[0] - 500, 500)]:
-    np.testing.assert_allclose(file.read(start, n), whole[start : start + n], atol=1e-4)
+    np.testing.assert_allclose(file.read(start, n), whole[start : start + n], atol=1e-2)
   cut(path, path.stat().st_size // 2)
   with pytest.raises(DecodeError):
     file.numpy()
