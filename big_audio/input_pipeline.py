@@ -95,7 +95,8 @@ def eval_batches(
   """Every item once, in the order of the source; the last batch is padded.
 
   Args:
-    data: one `dict(source, pp="", **arguments)`, or {name: such a dict}, read one after the other.
+    data: one `dict(source, pp="", **arguments)`, or {name: such a dict}, read one after the
+      other in the order of their names.
     batch_size: rows over all processes; all processes yield equally many batches.
     process_index: as in `train_batches`.
     process_count: as in `train_batches`.
@@ -278,7 +279,8 @@ def _open(data) -> list[_Opened]:
   if not data:
     raise ValueError("config.input.data is empty: expected {name: dict(source=..., pp=...)}.")
   opened = []
-  for name, spec in data.items():
+  # By name: the order of a dict does not survive every way of storing a config.
+  for name, spec in sorted(data.items()):
     where = f"config.input.data.{name}"
     spec = spec.to_dict() if hasattr(spec, "to_dict") else dict(spec)
     if "source" not in spec:

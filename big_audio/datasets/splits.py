@@ -1,0 +1,163 @@
+"""Which recording belongs to which split: by hash, by list or by regular expression."""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ALL = "all"
+_LISTS = (".txt", ".lst")
+
+
+def choose(
+  ids: Sequence[str],
+  split: str,
+  splits: Mapping[str, float | str],
+  *,
+  group: str | None = None,
+  folder: Path = Path(),
+  where: str = "splits",
+  known: Sequence[str] = (),
+) -> list[int]:
+  """Positions of the ids that belong to `split`, in order.
+
+  Three kinds of rules, one kind in a `splits`:
+  - fractions `{"train": 0.9, "test": 0.1}`: by a hash of the id without its suffix, or of its
+    group, so that a recording stays in its split when others come and go. They add up to 1 or less
+    (the rest is in no split);
+  - regular expressions `{"train": r"_[1-4]\\d\\.wav$"}`: searched in the id;
+  - lists `{"train": "train.txt"}` (a name that ends in .txt or .lst): one id in a line, with or
+    without suffix; the file is relative to `folder`.
+
+  Args:
+    ids: paths of recordings, relative to the folder.
+    split: a name in `splits`, or "all".
+    splits: the rules.
+    group: a regular expression searched in the id; what its first group (or all of it) matches is
+      hashed in place of the id: all clips of one speaker or one recording stay together.
+    folder: where lists lie.
+    where: how errors call the place.
+    known: further ids that a list may name, e.g. unreadable files.
+
+  Raises:
+    ValueError: unknown split, mixed kinds, fractions above 1, an id in two splits, a list that
+      names unknown recordings, an id without group, nothing in the split.
+  """
+  if split != ALL and split not in splits:
+    near = difflib.get_close_matches(split, [*splits, ALL])
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(f'{where}: no split "{split}".{hint} There are {", ".join(splits)}, {ALL}.')
+  kinds = {_kind(rule) for rule in splits.values()}
+  if len(kinds) > 1:
+    raise ValueError(f"{where}: splits={dict(splits)} mixes {', '.join(sorted(kinds))}. Use one.")
+  if group is not None and kinds != {"fractions"}:
+    raise ValueError(f"{where}: group={group!r} needs splits by fractions.")
+  if split == ALL:
+    return list(range(len(ids)))
+  member = {
+    "fractions": lambda: _by_hash(ids, splits, group, where),
+    "regular expressions": lambda: _by_regex(ids, splits, where),
+    "lists": lambda: _by_list(ids, splits, folder, where, known),
+  }[kinds.pop()]()
+  chosen = [i for i, s in enumerate(member) if s == split]
+  if not chosen:
+    counts = ", ".join(f"{s}: {sum(m == s for m in member)}" for s in splits)
+    raise ValueError(
+      f'{where}: split "{split}" has none of {len(ids)} recordings ({counts}; in no split: '
+      f"{sum(m is None for m in member)}). The first are {', '.join(ids[:3])}."
+    )
+  return chosen
+
+
+def _kind(rule) -> str:
+  if isinstance(rule, (int, float)) and not isinstance(rule, bool):
+    return "fractions"
+  return "lists" if rule.endswith(_LISTS) else "regular expressions"
+
+
+def _by_hash(ids, splits, group, where):
+  if min(splits.values()) < 0 or sum(splits.values()) > 1 + 1e-9:
+    raise ValueError(f"{where}: fractions {dict(splits)} must be >= 0 and add up to 1 at most.")
+  key = _stem if group is None else _grouper(group, where)
+  return [_at(splits, _uniform(key(i))) for i in ids]
+
+
+def _grouper(group, where):
+  regex = compile_regex(group, where)
+
+  def key(i):
+    found = regex.search(i)
+    if found is None:
+      raise ValueError(f'{where}: group={group!r} is not found in "{i}".')
+    return found.group(1) if regex.groups else found.group()
+
+  return key
+
+
+def _at(splits, u):
+  edge = 0.0
+  # By name: the order of a dict does not survive every way of storing a config.
+  for name in sorted(splits):
+    edge += splits[name]
+    if u < edge - 1e-12:
+      return name
+  # Fractions that add up to 1 leave no gap at the end, whatever their rounding.
+  return name if edge > 1 - 1e-9 else None
+
+
+def _uniform(text: str) -> float:
+  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, "little") / 2**64
+
+
+def _by_regex(ids, splits, where):
+  rules = {s: compile_regex(r, where) for s, r in splits.items()}
+  member = []
+  for i in ids:
+    hits = [s for s, r in rules.items() if r.search(i)]
+    if len(hits) > 1:
+      raise ValueError(
+        f'{where}: "{i}" is in {" and ".join(hits)}. The rules {dict(splits)} must not overlap.'
+      )
+    member.append(hits[0] if hits else None)
+  return member
+
+
+def _by_list(ids, splits, folder, where, known):
+  position = {}
+  for n, i in enumerate(ids):
+    position[i] = position[_stem(i)] = n
+  elsewhere = {form for i in known for form in (i, _stem(i))}
+  member = [None] * len(ids)
+  for split, file in splits.items():
+    path = Path(folder, file)
+    try:
+      names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as e:
+      raise ValueError(f'{where}: cannot read the list of split "{split}": {e}') from e
+    missing = [n for n in names if n not in position and n not in elsewhere]
+    if missing:
+      raise ValueError(
+        f'{where}: {path} names {len(missing)} unknown recordings: "{missing[0]}"... '
+        f'Expected paths like "{ids[0] if ids else "a/b.wav"}".'
+      )
+    for n in names:
+      if n not in position:
+        continue
+      if member[position[n]] not in (None, split):
+        raise ValueError(f'{where}: "{n}" is in {member[position[n]]} and {split}.')
+      member[position[n]] = split
+  return member
+
+
+def _stem(i: str) -> str:
+  head, dot, tail = i.rpartition(".")
+  return head if dot and "/" not in tail else i
+
+
+def compile_regex(regex, where):
+  try:
+    return re.compile(regex)
+  except re.error as e:
+    raise ValueError(f"{where}: {regex!r} is not a regular expression: {e}") from None
