@@ -77,11 +77,19 @@ class Model(nn.Module):
     return self.n_fft // 2 + 1
 
   @property
-  def reach(self) -> int:
-    """Tokens of context on each side after which a window agrees with the whole clip."""
-    encoder = receptive_reach(self.enc_depth, self.kernel) + 1
-    decoder = receptive_reach(self.dec_depth, self.kernel) + 2  # overlap-add of 4 hops
-    return max(encoder, decoder)
+  def encoder_reach(self) -> int:
+    """Tokens of context on each side that a code depends on."""
+    return receptive_reach(self.enc_depth, self.kernel) + 1
+
+  @property
+  def decoder_reach(self) -> int:
+    """Tokens of context on each side that a token's samples depend on."""
+    return receptive_reach(self.dec_depth, self.kernel) + 2  # overlap-add of 4 hops
+
+  @property
+  def fsq_groups(self) -> tuple[tuple[int, ...], ...]:
+    """FSQ levels of each group."""
+    return FSQ(self.levels).groups
 
   @property
   def bits_per_token(self) -> int:

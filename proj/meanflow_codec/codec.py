@@ -1,0 +1,181 @@
+"""Encodes recordings to bytes with a trained codec, and back.
+
+  python -m proj.meanflow_codec.codec encode --workdir runs/codec in.flac out.bac
+  python -m proj.meanflow_codec.codec decode --workdir runs/codec out.bac out.wav --nfe 1
+  python -m proj.meanflow_codec.codec info out.bac
+
+IN may be a folder; OUT is then one too. wav, flac, ogg, opus, mp3 are read (m4a with the extra).
+"""
+
+import argparse
+import os
+import sys
+
+import numpy as np
+
+from proj.meanflow_codec import bitstream
+
+SUFFIX = ".bac"
+WRITES = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16")}
+
+
+def open_codec(workdir: str):
+  """The `WindowCodec` of "workdir" or "workdir:step"."""
+  from big_audio.inference import open_workdir
+  from proj.meanflow_codec.windows import WindowCodec
+
+  return WindowCodec(open_workdir(workdir))
+
+
+def encode_file(codec, source: str, target: str, *, resample: bool = False, seed: int = 0) -> dict:
+  """Encodes a recording into a codec file, in bounded memory.
+
+  Args:
+    codec: a `WindowCodec`.
+    source: any recording that `datasets.audio` reads.
+    target: the file to write; it appears only when it is complete.
+    resample: convert another sampling rate, and mix down or copy channels.
+    seed: of the decoder's noise.
+
+  Returns:
+    `bitstream.info` of the file.
+
+  Raises:
+    ValueError: another rate or number of channels without `resample`; a file that cannot be read.
+  """
+  from big_audio.datasets.audio import AudioFile
+
+  recording = AudioFile.open(source)
+  if (recording.sr, recording.channels) != (codec.sr, codec.channels):
+    if not resample:
+      raise ValueError(
+        f'"{source}" has {recording.sr} Hz and {recording.channels} channel(s), the codec '
+        f"{codec.sr} Hz and {codec.channels}. Use --resample, or a codec of that rate."
+      )
+    recording = AudioFile.open(source, sr=codec.sr, channels=codec.channels)
+  header = bitstream.Header(
+    sample_rate=codec.sr, channels=codec.channels, hop=codec.hop, levels=codec.levels,
+    model_hash=codec.model_hash, noise_seed=seed, samples=recording.shape[0],
+  )  # fmt: skip
+  with bitstream.Writer(target, header) as writer:
+    for codes in codec.encode_stream(recording.read, recording.shape[0]):
+      writer.write(codes)
+  return bitstream.info(target)
+
+
+def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
+  """Decodes a codec file into a .wav or .flac of exactly the recorded length.
+
+  Returns:
+    {"samples", "clipped": share of samples beyond full scale}.
+
+  Raises:
+    BitstreamError: the file is damaged.
+    ValueError: it was made by another model, or the target's type cannot be written.
+  """
+  import soundfile
+
+  suffix = os.path.splitext(target)[1].lower()
+  if suffix not in WRITES:
+    raise ValueError(f'"{target}": cannot write {suffix!r}; use {" or ".join(WRITES)}.')
+  kind, subtype = WRITES[suffix]
+  with bitstream.Reader(source) as reader:
+    h = reader.header
+    if h.model_hash != codec.model_hash:
+      raise ValueError(
+        f'"{source}" was made by the model {h.model_hash.hex()}, this one is '
+        f"{codec.model_hash.hex()}. Decode it with the workdir (and step) that encoded it."
+      )
+    part, clipped = target + ".part", 0
+    try:
+      with soundfile.SoundFile(part, "w", h.sample_rate, h.channels, subtype, format=kind) as out:
+        read = lambda start, n: reader.read(start, n)
+        for wav in codec.decode_stream(read, h.samples, nfe=nfe, seed=h.noise_seed):
+          clipped += int((np.abs(wav) > 1).sum())
+          out.write(np.clip(wav, -1, 1))
+      os.replace(part, target)
+    finally:
+      if os.path.exists(part):
+        os.remove(part)
+  return {"samples": h.samples, "clipped": clipped / max(1, h.samples * h.channels)}
+
+
+def _pairs(source: str, target: str, endings, new_ending: str):
+  """(in, out) of a file, or of all fitting files below a folder."""
+  if not os.path.exists(source):
+    raise ValueError(f'"{source}" does not exist.')
+  if not os.path.isdir(source):
+    return [(source, target)]
+  found = []
+  for folder, _, names in os.walk(source):
+    for name in sorted(names):
+      if os.path.splitext(name)[1].lower() in endings:
+        path = os.path.join(folder, name)
+        stem = os.path.splitext(os.path.relpath(path, source))[0]
+        found.append((path, os.path.join(target, stem + new_ending)))
+  if not found:
+    raise ValueError(f'"{source}" holds no files ending in {", ".join(sorted(endings))}.')
+  outputs = [o for _, o in found]
+  if len(set(outputs)) < len(outputs):
+    twice = next(o for o in outputs if outputs.count(o) > 1)
+    raise ValueError(f'Two files of "{source}" would become "{twice}". Rename one of them.')
+  for _, out in found:
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+  return found
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    prog="python -m proj.meanflow_codec.codec", description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  sub = parser.add_subparsers(dest="command", required=True)
+  for name, text in (("encode", "recording(s) -> codec file(s)"), ("decode", "back to sound")):
+    p = sub.add_parser(name, help=text)
+    p.add_argument("--workdir", required=True, help="of the trained codec, or workdir:step")
+    p.add_argument("source", metavar="IN")
+    p.add_argument("target", metavar="OUT")
+  encode, decode = sub.choices["encode"], sub.choices["decode"]
+  encode.add_argument("--resample", action="store_true", help="convert other rates and channels")
+  encode.add_argument("--seed", type=int, default=0, help="of the decoder's noise")
+  decode.add_argument("--nfe", type=int, default=None, help="evaluations; 0: plain AE (default 1)")
+  decode.add_argument("--format", choices=("wav", "flac"), default="wav", help="for folders")
+  info = sub.add_parser("info", help="what a codec file says of itself")
+  info.add_argument("source", metavar="IN")
+  return parser
+
+
+def main(argv=None) -> None:
+  """The command line; errors that a user can mend end it with one line."""
+  flags = _parser().parse_args(argv)
+  try:
+    _run(flags)
+  except (ValueError, OSError) as e:
+    sys.exit(f"{type(e).__name__}: {e}")
+
+
+def _run(flags):
+  if flags.command == "info":
+    for key, value in bitstream.info(flags.source).items():
+      print(f"{key:16} {value.hex() if isinstance(value, bytes) else value}")
+    return
+  from absl import logging
+
+  logging.set_verbosity(logging.WARNING)
+  codec = open_codec(flags.workdir)
+  if flags.command == "encode":
+    from big_audio.datasets.audio import AV, SNDFILE
+
+    for source, target in _pairs(flags.source, flags.target, SNDFILE | AV, SUFFIX):
+      info = encode_file(codec, source, target, resample=flags.resample, seed=flags.seed)
+      print(f"{target}: {info['secs']:.2f} s, {info['bytes']} bytes, {info['kbps']:.3f} kbps")
+    return
+  nfe = (1 if codec.has_refiner else 0) if flags.nfe is None else flags.nfe
+  for source, target in _pairs(flags.source, flags.target, {SUFFIX}, "." + flags.format):
+    out = decode_file(codec, source, target, nfe=nfe)
+    note = f", {out['clipped']:.2%} of the samples clipped" if out["clipped"] else ""
+    print(f"{target}: {out['samples']} samples, {nfe} evaluation(s){note}")
+
+
+if __name__ == "__main__":
+  main()
