@@ -2,8 +2,8 @@
 
 Every spectrum is taken with zeros beyond the edges and frames centred on multiples of a quarter of
 the window; a frame counts if its centre lies inside the mask. So an example padded to a longer
-batch costs exactly what it costs alone. Gradients are finite at silence. They flow into `pred` alone in
-training; `target` stays a constant unless the caller differentiates by it.
+batch costs exactly what it costs alone. Gradients are finite at silence; in training they flow into
+`pred` alone, `target` is data.
 
 Powers are exp(p log x), because XLA's `pow` and its gradient take half of the time on a CPU.
 """
