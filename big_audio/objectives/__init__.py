@@ -1,0 +1,1 @@
+"""Losses: functions of arrays and callables that know no model."""
