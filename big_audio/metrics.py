@@ -131,7 +131,6 @@ class MetricWriter:
 
   def __init__(self, workdir, *, tensorboard=False, wandb=None, is_main=True):
     self.path = os.path.join(os.fspath(workdir), FILE)
-    self._failed = os.path.join(os.fspath(workdir), FAILED)
     self._is_main, self._row, self._file, self._last = is_main, None, None, -1
     self._tb_dir = self._tb = self._wandb = None
     if not is_main:
@@ -158,7 +157,7 @@ class MetricWriter:
     self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
 
   def truncate(self, step):
-    """Drops the rows and failures past `step`, and a torn last line; atomic. Call it on resume.
+    """Drops the rows past `step`, and a torn last line; atomic. Call it on resume.
 
     Args:
       step: int, the restored step; its own row stays.
@@ -179,10 +178,6 @@ class MetricWriter:
     if end < os.path.getsize(self.path):
       with open(self.path, "rb") as f:
         _replace(self.path, f.read(end))
-    if os.path.exists(self._failed):
-      with open(self._failed, "rb") as f:
-        lines = [line for line in f if line.endswith(b"\n") and json.loads(line)["step"] <= step]
-      _replace(self._failed, b"".join(lines))
     self._last = kept
     self._open()
     if self._tb_dir:
@@ -235,18 +230,6 @@ class MetricWriter:
       self._copies(row)
     return row
 
-  def failed(self, step, records):
-    """Appends to workdir/failed.jsonl, on every process: data that could not be used at `step`.
-
-    Args:
-      step: int.
-      records: dicts such as {"source", "id", "reason"}; what is no JSON is written as its str.
-    """
-    os.makedirs(os.path.dirname(self._failed) or ".", exist_ok=True)
-    lines = [json.dumps({"step": int(step), **r}, default=str) + "\n" for r in records]
-    with open(self._failed, "ab", buffering=0) as f:  # one append: processes may share the file
-      f.write("".join(lines).encode())
-
   def _copies(self, row):
     if self._tb_dir and self._tb is None:
       self._tb = self._tb_module.SummaryWriter(self._tb_dir)
@@ -273,28 +256,30 @@ class MetricWriter:
 
 
 class FailedLog:
-  """`workdir/failed.jsonl`: what could not be decoded, one JSON object a line, with its step.
+  """`workdir/failed.jsonl`: data that could not be used, one JSON object a line, with its step.
+
+  Every process adds its own: a line is one append, so they may share the file.
 
   Args:
     workdir: of the run.
     first_step: the restored step; lines past it are dropped, since their steps come again.
-    is_main: False writes nothing (all processes but one).
+    is_main: True on the one process that drops them.
   """
 
   def __init__(self, workdir, first_step=0, *, is_main=True):
-    self.path, self._is_main = os.path.join(workdir, "failed.jsonl"), is_main
+    self.path = os.path.join(os.fspath(workdir), FAILED)
     if is_main and os.path.exists(self.path):
-      with open(self.path) as f:
-        lines = [x for x in f if x.endswith("\n") and json.loads(x)["step"] <= first_step]
-      with open(self.path + ".tmp", "w") as f:
-        f.writelines(lines)
-      os.replace(self.path + ".tmp", self.path)
+      with open(self.path, "rb") as f:
+        whole = [line for line in f if line.endswith(b"\n")]  # a torn one goes away
+      kept = [line for line in whole if json.loads(line)["step"] <= first_step]
+      _replace(self.path, b"".join(kept))
 
   def add(self, step, records):
-    """Appends `records` (dicts of strings and numbers) of a step."""
-    if self._is_main and records:
-      with open(self.path, "a") as f:
-        f.writelines(json.dumps({"step": step, **r}) + "\n" for r in records)
+    """Appends `records` of a step: dicts such as {"source", "id", "reason"}; str for no JSON."""
+    if records:
+      lines = [json.dumps({"step": int(step), **r}, default=str) + "\n" for r in records]
+      with open(self.path, "ab", buffering=0) as f:
+        f.write("".join(lines).encode())
 
 
 def itstime(step, every, total, *, first=True, last=True):
@@ -350,11 +335,6 @@ class Chrono:
     self._last = None  # (step, time, paused) at the latest tick
     self.paused, self._age = {}, process_age() if clock is time.monotonic else 0.0
     self.startup_secs = None
-
-  @property
-  def paused(self):
-    """{what: seconds} of all pauses so far."""
-    return dict(self._paused)
 
   @contextlib.contextmanager
   def pause(self, what):

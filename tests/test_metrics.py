@@ -127,18 +127,17 @@ def test_a_kill_leaves_whole_rows(tmp_path):
   assert [r["a"] for r in metrics.read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
-def test_failures_are_named_and_go_with_the_rows_past_the_step(tmp_path):
-  w = metrics.MetricWriter(tmp_path)
+def test_failures_are_named_and_go_with_the_steps_that_come_again(tmp_path):
+  log, other = metrics.FailedLog(tmp_path), metrics.FailedLog(tmp_path, is_main=False)
   for step in (1, 2, 3):
-    write(w, step, loss=step)
-    w.failed(step, [{"id": f"{step}.wav", "reason": ValueError("bad")}] * (step != 2))
-  metrics.MetricWriter(tmp_path, is_main=False).failed(3, [{"id": "other process"}])
+    log.add(step, [{"id": f"{step}.wav", "reason": ValueError("bad")}] * (step != 2))
+  other.add(3, [{"id": "of another process"}])
   path = tmp_path / "failed.jsonl"
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   assert rows[0] == {"step": 1, "id": "1.wav", "reason": "bad"}
   assert [r["step"] for r in rows] == [1, 3, 3]
   path.write_text(path.read_text() + '{"step": 1, "to')
-  w.truncate(2)
+  metrics.FailedLog(tmp_path, 2)
   assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:1]
 
 
