@@ -88,7 +88,11 @@ class Evaluator:
     return {k: np.asarray(v, np.float32) for k, v in found.items()}
 
   def run(self, state) -> Iterator[tuple[str, float]]:
-    """Writes the files; yields (<name>_clipped, share of values outside [-1,1] or not finite)."""
+    """Writes the files.
+
+    Yields (<name>_clipped, share of samples outside [-1,1] or not finite) of sounds, where one
+    process sees all of them.
+    """
     step = int(jax.device_get(state["step"]))
     folder = os.path.join(self._workdir, "samples", str(step))
     os.makedirs(folder, exist_ok=True)
@@ -116,7 +120,7 @@ class Evaluator:
       path = os.path.join(folder, f"{self._prefix}images{suffix}.png")
       plots.image_grid(path, {k: np.concatenate(v) for k, v in parts.items()})
     for name in outside:
-      if name != "input" and jax.process_count() == 1:
+      if name != "input" and self._key == "wav" and jax.process_count() == 1:
         yield f"{name}_clipped", outside[name] / max(total[name], 1)
 
   def _write_sound(self, folder, index, host, versions, row):

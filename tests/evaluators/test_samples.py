@@ -89,7 +89,7 @@ def test_rate_of_the_batch_and_short_stereo(monkeypatch, tmp_path):
 def test_images_are_one_grid(monkeypatch, tmp_path):
   items = [{"image": np.full((8, 8, 1), v, np.float32)} for v in (-1, 0, 1)]
   fn = lambda state, batch, rng: {"image": -batch["image"]}
-  list(make(monkeypatch, tmp_path, items, fn, key="image").run({"step": 5}))
+  assert list(make(monkeypatch, tmp_path, items, fn, key="image").run({"step": 5})) == []
   assert [p.name for p in (tmp_path / "samples" / "5").iterdir()] == ["images.png"]
 
 
