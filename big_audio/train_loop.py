@@ -154,8 +154,13 @@ def stop_signals():
       signal.signal(number, previous)
 
 
-def train(config, workdir: str) -> dict[str, float]:
+def train(config, workdir: str, *, mesh=None) -> dict[str, float]:
   """Runs `config` in `workdir` to its last step, resuming what is there; returns the last row.
+
+  Args:
+    config: see the module's text and `configs/`.
+    workdir: where everything is written.
+    mesh: of `sharding.make_mesh`; None: all devices.
 
   Raises:
     ValueError: a config, data or workdir that does not fit, with where, expected, got and the fix.
@@ -170,7 +175,7 @@ def train(config, workdir: str) -> dict[str, float]:
       {**C.to_dict(config), "plateau": {**defaults, **C.to_dict(config.plateau)}}
     )
   claim_workdir(config, workdir)
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh() if mesh is None else mesh
   with jax.set_mesh(mesh):
     return _train(config, workdir, mesh)
 

@@ -75,8 +75,16 @@ class Model(nn.Module):
     y = nn.gelu(self.dec_in(latent))
     return self.dec_out(y + nn.gelu(self.dec_mid(y)))
 
-  def u(self, z, t, h, latent=None):
-    """Average velocity: z f32[B, ..., D], t, h f32[B], latent f32[B, ..., L] -> like z."""
+  @property
+  def reach(self) -> int:
+    """Tokens of context on each side: none."""
+    return 0
+
+  def u(self, z, t, h, latent=None, mask=None):
+    """Average velocity: z f32[B, ..., D], t, h f32[B], latent f32[B, ..., L] -> like z.
+
+    `mask` changes nothing: no token sees another.
+    """
     mod = self.time(t, h)
     mod = mod.reshape(mod.shape[0], *(1,) * (z.ndim - 2), -1)
     x = self.project(z)
@@ -84,9 +92,9 @@ class Model(nn.Module):
       x = block(x, latent, mod)
     return self.head(x)
 
-  def __call__(self, x, t, h):
+  def __call__(self, x, t, h, latent=None):
     """Touches every parameter: for init."""
     if not self.latent:
-      return self.u(x, t, h)
+      return self.u(x, t, h, latent)
     latent = self.encode(x)
     return self.decode_det(latent), self.u(x, t, h, latent)

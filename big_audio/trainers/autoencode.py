@@ -259,7 +259,7 @@ class Trainer:
     return self._wave(variables, rows, side, batch["mask"])
 
   def reconstruct(self, variables, batch, rng, *, nfe=1):
-    """{"wav" f32[B, T, C]} -> {"wav", "ae": like the input, "codes" int32[B, F, G]}."""
+    """{"wav" f32[B, T, C]} -> {"wav", "ae": alike, "codes" int32[B, F, G], "bits" [B]}."""
     wav, mask = batch["wav"], batch.get("mask")
     y, feats, codes = self._autoencode(variables, wav, mask)
     b, f = codes.shape[:2]
@@ -269,4 +269,5 @@ class Trainer:
     out = self._refine(
       variables, y, feats, {"mask": mask, "token": token, "seed": seed}, nfe
     )
-    return {"wav": out, "ae": y, "codes": codes}
+    tokens = jnp.sum(mask, axis=1).astype(jnp.float32)
+    return {"wav": out, "ae": y, "codes": codes, "bits": tokens * self.codec.bits_per_token}
