@@ -85,6 +85,22 @@ def test_film_starts_as_identity_and_takes_both_shapes():
   assert np.max(np.abs(one - block.apply(params, x, None, 2 * cond))) > 1e-2
 
 
+def test_film_is_an_affine_map_of_the_normalised_input():
+  block = C.ConvNeXtBlock(film=True)
+  x, cond = _x(2, 6, 4), _x(2, 3, seed=1)
+  params = _perturbed(block.init(jax.random.key(0), x, None, cond))["params"]
+  params["film"] = {"kernel": jnp.zeros((3, 8)), "bias": _x(8, seed=2)}
+  shift, scale = np.split(params["film"]["bias"], 2)
+  plain = {k: v for k, v in params.items() if k != "film"}
+  norm = params["norm"]
+  plain["norm"] = {
+    "scale": norm["scale"] * (1 + scale),
+    "bias": norm["bias"] * (1 + scale) + shift,
+  }
+  got = block.apply({"params": params}, x, None, cond)
+  np.testing.assert_allclose(got, C.ConvNeXtBlock().apply({"params": plain}, x), atol=1e-5)
+
+
 def test_forward_over_reverse():
   net = C.ConvNeXt(2, film=True)
   x, cond = _x(1, 9, 4), _x(1, 3, seed=1)
