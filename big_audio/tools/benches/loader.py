@@ -3,10 +3,13 @@
     python -m big_audio.tools.bench loader
     python -m big_audio.tools.benches.loader
 
-The plain loop opens, seeks and reads the very crops that the pipeline delivers, one after the other
+The plain loop opens, seeks and reads crops of the same files and length as the pipeline, one by one
 in one thread, and keeps nothing. Settings take turns within a round, so that a busy machine slows
-all of them; the medians over rounds are told. Recordings: generated 10 s stereo 44.1 kHz wavs with
-crops of 1 s, and the folder `fsdd` of `BIG_AUDIO_DATA` with crops of 0.1 s where that is set.
+all of them; the medians over rounds are told. CPU time per crop, which other programs disturb less,
+is told for the plain loop and for the pipeline without threads.
+
+Recordings: generated 10 s stereo 44.1 kHz wavs with crops of 1 s, and the folder `fsdd` of
+`BIG_AUDIO_DATA` with crops of 0.1 s where that is set.
 """
 
 import contextlib
@@ -72,6 +75,7 @@ def _measure(name, folder, secs, rounds, crops):
     file = source[int(i)]["wav"]
     spans.append((str(file.path), int(rng.integers(file.shape[0] - n + 1))))
   rates = {s: [] for s in ("plain", *SETTINGS)}
+  cpu = []  # (plain, pipeline) seconds of the process for the same number of crops
   with contextlib.ExitStack() as stack:
     pipelines = {}
     for s, (threads, workers) in SETTINGS.items():
@@ -80,13 +84,18 @@ def _measure(name, folder, secs, rounds, crops):
       )
       pipelines[s] = stack.enter_context(input_pipeline.train_batches(cfg, seed=0))
     for _ in range(rounds + 1):
+      busy = time.process_time()
       rates["plain"].append(crops / _seconds(lambda: _plain(spans, n)))
+      busy = time.process_time() - busy
       for s, it in pipelines.items():
         # What was made ahead while others had their turn is not counted.
         for _ in range(sum(SETTINGS[s]) * 3 + 1):
           next(it)
         count = crops // _BATCH
+        alone = time.process_time()
         seconds = _seconds(lambda it=it, count=count: _drain(it, count))
+        if s == "0 threads":
+          cpu.append((busy, (time.process_time() - alone) * crops / (count * _BATCH)))
         rates[s].append(count * _BATCH / seconds)
   # The first round warms the page cache and starts the workers.
   medians = {s: statistics.median(r[1:]) for s, r in rates.items()}
@@ -96,6 +105,19 @@ def _measure(name, folder, secs, rounds, crops):
   for s in SETTINGS:
     share = statistics.median(a / b for a, b in zip(rates[s][1:], rates["plain"][1:], strict=True))
     rows.append({"name": f"loader/{name}/{s} of plain", "value": round(100 * share), "unit": "%"})
+  share = statistics.median(a / b for a, b in cpu[1:])
+  rows.append(
+    {
+      "name": f"loader/{name}/CPU time, plain of 0 threads",
+      "value": round(100 * share),
+      "unit": "%",
+    }
+  )
+  for s, i in (("plain", 0), ("0 threads", 1)):
+    per_crop = statistics.median(c[i] for c in cpu[1:]) / crops * 1e6
+    rows.append(
+      {"name": f"loader/{name}/CPU time, {s}", "value": round(per_crop), "unit": "us/crop"}
+    )
   return rows
 
 
