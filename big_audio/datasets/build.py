@@ -68,7 +68,7 @@ def names() -> list[str]:
   import big_audio.datasets as package
 
   prefix = package.__name__ + "."
-  helpers = {"audio", "build", "errors", "manifest", "splits", "records"}
+  helpers = {"audio", "audio_av", "build", "errors", "manifest", "splits", "records"}
   found = [
     m.name.removeprefix(prefix)
     for m in pkgutil.walk_packages(package.__path__, prefix)

@@ -151,7 +151,7 @@ def dct4(x: Array, *, method: str = "auto") -> Array:
   check_choice("dct4: method", method, METHODS)
   if method == "matmul" or (method == "auto" and n <= MATMUL_MAX_HOP):
     return xp.matmul(x, constant(_dct4_matrix(n), x))
-  twiddle = constant(_twiddle(n), x)
+  twiddle = constant(dct4_twiddle(n), x)
   pairs = x.reshape(*x.shape[:-1], n // 2, 2)
   z = (pairs[..., 0] + 1j * pairs[..., ::-1, 1]) * twiddle
   z = xp.fft.fft(z) * twiddle
@@ -214,7 +214,8 @@ def _check_hop(where: str, hop: int) -> None:
 
 
 @functools.lru_cache(maxsize=32)
-def _twiddle(n: int) -> np.ndarray:
+def dct4_twiddle(n: int) -> np.ndarray:
+  """complex128[n / 2]: what the FFT of a DCT-IV is multiplied by, before and after."""
   # (2/n)^(1/4) on each side makes the transform orthonormal.
   return (2 / n) ** 0.25 * np.exp(-1j * np.pi * (np.arange(n // 2) + 1 / 8) / n)
 
