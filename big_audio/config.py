@@ -277,7 +277,7 @@ def steps(
   *,
   batch_size: int = 0,
   data_size: int = 0,
-  total_steps: int = 0,
+  total_steps: int | None = None,
   default: int | None = None,
 ) -> int | None:
   """A duration in steps: `cfg` holds one of `<name>_{steps,examples,epochs,percent}`.
@@ -307,11 +307,11 @@ def steps(
     "steps": 1,
     "examples": 1 / batch_size if batch_size else 0,
     "epochs": data_size / batch_size if batch_size else 0,
-    "percent": total_steps / 100,
+    "percent": None if total_steps is None else total_steps / 100,
   }[unit]
-  if not reference and value:
+  if value and (reference is None or (unit in ("examples", "epochs") and not reference)):
     raise ValueError(f"config: {prefix}{unit}={value} has nothing to refer to here; use steps.")
-  return max(1, round(value * reference)) if value else 0
+  return max(1, round(value * reference)) if value * reference else 0
 
 
 def repo_root() -> str:

@@ -206,15 +206,17 @@ class Batches(Iterator[Batch]):
         grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
         worker_init_fn=_init_worker,
       )
-    self._it = iter(ds)
-    self._close = weakref.finalize(self, _close, self._it)
+    # The only reference, in a box that closing empties: grain's iterators must be gone before the
+    # interpreter takes its modules apart, or their __del__ fails loudly.
+    self._box = [iter(ds)]
+    self._close = weakref.finalize(self, _close, self._box)
     # Before multiprocessing's own exit handler, which would wait for the workers.
     atexit.register(self._close)
 
   def __next__(self) -> Batch:
     if not self._close.alive:
       raise ValueError("Batches: this iterator is closed.")
-    return next(self._it)
+    return next(self._box[0])
 
   def close(self) -> None:
     """Ends threads and worker processes; harmless when repeated."""
@@ -228,8 +230,8 @@ class Batches(Iterator[Batch]):
     self.close()
 
 
-def _close(it) -> None:
-  it.close()
+def _close(box: list) -> None:
+  box.pop().close()
 
 
 def _init_worker(index: int, count: int) -> None:

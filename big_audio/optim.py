@@ -8,7 +8,8 @@
     ema=dict(decay=.999, skip="discriminator/.*"))
 
 The first pattern that matches a parameter's whole name decides; `None` freezes it. A group may set
-its own `lr`, `clip`, `wd`, `b1`, `b2`, `eps`, `name`. Learning rates are pure functions of the
+its own `lr`, `clip`, `wd`, `b1`, `b2`, `eps`, `name`. `max_skipped` (default 0) is the number of
+updates that may be left out because their gradient is not finite. Learning rates are pure functions of the
 step, so nothing about them needs to be restored.
 """
 
@@ -120,7 +121,7 @@ def build(cfg, names: list[str], *, total_steps: int, **units) -> Optimizer:
   """
   cfg = C.to_dict(cfg)
   for key in cfg:
-    known = (*_GROUP_KEYS, "schedule", "ema")
+    known = (*_GROUP_KEYS, "schedule", "ema", "max_skipped")
     if key not in known:
       raise ValueError(f"config.optimizer: unknown key {key!r}. {C.nearest(key, known)}")
   rules = cfg.get("schedule", [[".*", {"kind": "constant"}]])

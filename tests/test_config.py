@@ -113,3 +113,6 @@ def test_steps_units():
       C.steps("w", bad, **kw)
   with pytest.raises(ValueError, match="nothing to refer to"):
     C.steps("w", node(w_epochs=2))
+  with pytest.raises(ValueError, match="nothing to refer to"):
+    C.steps("w", node(w_percent=2))
+  assert C.steps("w", node(w_percent=2), total_steps=0) == 0

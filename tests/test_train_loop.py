@@ -121,6 +121,7 @@ def test_workdir_of_another_config(whole):
   run(config(log=dict(every_steps=3), ckpt=dict(every_steps=5)), whole)  # cadence may differ
 
 
+@pytest.mark.slow
 def test_eight_devices_and_back(tmp_path, monkeypatch, whole):
   with monkeypatch.context() as m:
     stop_at(m, 5)

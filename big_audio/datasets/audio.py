@@ -12,7 +12,6 @@ import io
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -98,16 +97,7 @@ class AudioFile:
       raise ValueError(
         f'"{self.name}": samples [{start}, {start + n}) are outside of the {total} at {self.sr} Hz.'
       )
-    if self.sr == self.native_sr:
-      wav = self._native(start, n)
-    else:
-      wav = self._resampled(start, n)
-    # A sum over squares is finite exactly when all is (audio is far from overflow): one pass, no
-    # array of bools.
-    flat = wav.reshape(-1)
-    if not math.isfinite(float(flat @ flat)):
-      raise DecodeError(f'"{self.name}": samples are NaN or infinite.')
-    return wav
+    return self._native(start, n) if self.sr == self.native_sr else self._resampled(start, n)
 
   def _resampled(self, start, n):
     common = math.gcd(self.native_sr, self.sr)
@@ -142,7 +132,7 @@ def probe(path) -> tuple[int, int, int]:
   Raises:
     DecodeError: it cannot be read.
   """
-  if not isinstance(path, bytes) and Path(path).suffix.lower() in AV:
+  if _is_av(path):
     from big_audio.datasets import audio_av
 
     return audio_av.probe(path)
@@ -154,7 +144,7 @@ def probe(path) -> tuple[int, int, int]:
 
 
 def _read(path, name, start, n, sr) -> np.ndarray:
-  if not isinstance(path, bytes) and Path(path).suffix.lower() in AV:
+  if _is_av(path):
     from big_audio.datasets import audio_av
 
     return audio_av.read(path, name, start, n)
@@ -165,11 +155,19 @@ def _read(path, name, start, n, sr) -> np.ndarray:
       if start:
         f.seek(start)
       wav = f.read(n, dtype="float32", always_2d=True)
+      integers = f.subtype.startswith("PCM_")
   except (soundfile.LibsndfileError, OSError) as e:
     raise DecodeError(f'"{name}": {_reason(e)}') from e
   if len(wav) != n:
     raise DecodeError(f'"{name}": ends at sample {start + len(wav)} of {start + n}.')
+  # The sum is finite exactly when all samples are (audio is far from overflow): no array of bools.
+  if not integers and not math.isfinite(float(wav.sum())):
+    raise DecodeError(f'"{name}": samples are NaN or infinite.')
   return wav
+
+
+def _is_av(path) -> bool:
+  return not isinstance(path, bytes) and os.fspath(path).lower().endswith(tuple(AV))
 
 
 def _reason(e: Exception) -> str:

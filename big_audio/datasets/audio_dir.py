@@ -101,7 +101,7 @@ class Source:
 
   def __getitem__(self, i: int) -> dict:
     file = AudioFile(
-      self.dir / self.ids[i],
+      f"{self.dir}/{self.ids[i]}",
       int(self._rate[i]),
       int(self._frames[i]),
       int(self._native_channels[i]),

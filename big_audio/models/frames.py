@@ -34,7 +34,9 @@ def overlap_add(spec, n_fft: int, hop: int, mask=None, sub: int = 1):
   left, length = (n_fft - hop) // 2, spec.shape[1] * hop
   wav = stft.overlap_add(frames * here, hop)[..., left : left + length]
   envelope = stft.overlap_add(window**2 * here, hop)[..., left : left + length]
-  return jnp.moveaxis(wav / jnp.maximum(envelope, 1e-3), 1, 2)
+  wav = jnp.moveaxis(wav / jnp.maximum(envelope, 1e-3), 1, 2)
+  # What spills over the clip's ends must not be heard by whoever analyses the wave again.
+  return wav if mask is None else wav * jnp.repeat(mask, sub * hop, axis=1)[..., None]
 
 
 class _STFT:

@@ -21,8 +21,8 @@ NORMS: dict[str, Callable[..., nn.Module] | None] = {
 class DepthwiseConv(nn.Module):
   """Depthwise convolution over time with zero SAME padding, as shifted multiply-adds.
 
-  XLA on a CPU runs a grouped convolution many times slower than these `kernel` fused products; on
-  accelerators the two are close.
+  XLA on a CPU runs a grouped convolution, and above all its gradient, more than ten times slower
+  than these fused products (measured with 7 taps, 256 channels).
 
   Attributes:
     kernel: taps, odd.

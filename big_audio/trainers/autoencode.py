@@ -141,8 +141,10 @@ class Trainer:
 
   def _cond(self, y_rows, feats, mask):
     rows = y_rows.shape[:2]
-    mask = jnp.ones(rows, bool) if mask is None else self._row_mask(mask)
-    return {"y": y_rows, "feats": self.domain.align(feats), "mask": mask}
+    if mask is not None:  # outside the mask the decoder's features hold nothing of use
+      feats = jnp.where(mask[..., None], feats, 0.0)
+    row_mask = jnp.ones(rows, bool) if mask is None else self._row_mask(mask)
+    return {"y": y_rows, "feats": self.domain.align(feats), "mask": row_mask}
 
   def _reconstruction(self, pred, wav, mask):
     kw = {} if self.weights is None else {"weights": C.to_dict(self.weights)}

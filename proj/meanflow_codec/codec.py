@@ -92,7 +92,8 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
         read = lambda start, n: reader.read(start, n)
         for wav in codec.decode_stream(read, h.samples, nfe=nfe, seed=h.noise_seed):
           clipped += int((np.abs(wav) > 1).sum())
-          out.write(np.clip(wav, -1, 1))
+          # Rounded here: libsndfile rounds floats differently for each format.
+          out.write(np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16))
       os.replace(part, target)
     finally:
       if os.path.exists(part):

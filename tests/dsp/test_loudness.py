@@ -71,6 +71,7 @@ def test_sine_of_full_scale():
     ([(20, -33)], -33),  # case 2
     ([(10, -36), (60, -23), (10, -36)], -23),  # case 3: relative gate
     ([(10, -72), (10, -36), (60, -23), (10, -36), (10, -72)], -23),  # case 4: absolute gate too
+    ([(30, -72), (10, -60)], -60),  # ours: the relative gate alone would give -67
   ],
 )
 def test_ebu_tech_3341(parts, want):

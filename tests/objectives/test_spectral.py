@@ -6,12 +6,13 @@ import pytest
 
 from big_audio.objectives import spectral as P
 
+SMALL = dict(mel_windows=(128, 256), mels=(16, 32), stft_windows=(128,))  # quick to compile
 LOSSES = {
   "wave": lambda x, y, m=None: P.wave_l1(x, y, m),
   "mel": lambda x, y, m=None: P.mel_l1(x, y, 8000, windows=(128, 512), mels=(16, 64), mask=m),
   "stft": lambda x, y, m=None: P.stft_l1(x, y, windows=(128, 512), mask=m),
   "loudness": lambda x, y, m=None: P.loudness_l1(x, y, 8000, mask=m),
-  "all": lambda x, y, m=None: P.reconstruction(x, y, 8000, mask=m)[0],
+  "all": lambda x, y, m=None: P.reconstruction(x, y, 8000, mask=m, **SMALL)[0],
 }
 
 
@@ -82,11 +83,11 @@ def test_padding_behind_a_mask_changes_nothing(name, length):
 
 def test_the_sum_is_of_its_parts():
   x, y = _noise(1, 2000, 1), _noise(1, 2000, 1, seed=1)
-  total, parts = jax.jit(lambda x, y: P.reconstruction(x, y, 8000))(x, y)
+  total, parts = jax.jit(lambda x, y: P.reconstruction(x, y, 8000, **SMALL))(x, y)
   single = {
     "wave": P.wave_l1(x, y),
-    "mel": P.mel_l1(x, y, 8000),
-    "stft": P.stft_l1(x, y),
+    "mel": P.mel_l1(x, y, 8000, windows=(128, 256), mels=(16, 32)),
+    "stft": P.stft_l1(x, y, windows=(128,)),
     "loudness": P.loudness_l1(x, y, 8000),
   }
   for name, value in single.items():
@@ -101,7 +102,7 @@ def test_descent_from_near_silence_finds_the_level():
   # A floor that cuts off the gradient below it could never start.
   y = _noise(1, 1024, 1)
   x = 1e-4 * _noise(1, 1024, 1, seed=1)
-  grad = jax.jit(jax.grad(lambda g: P.reconstruction(g * x, y, 8000)[0].sum()))
+  grad = jax.jit(jax.grad(lambda g: P.reconstruction(g * x, y, 8000, **SMALL)[0].sum()))
   assert grad(1.0) < 0
 
 

@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_audio import config as C
+from big_audio import trees
+from big_audio.models import frames
+
+BATCH = {"wav": (0.1 * np.random.default_rng(0).standard_normal((4, 4800, 1))).astype(np.float32)}
+
+
+def make(arg="", **trainer):
+  config = C.load(f"configs/meanflow.py:smoke{arg}")
+  with config.unlocked():
+    config.trainer.update(trainer)
+  config = C.canonical(config)
+  return C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+
+
+def variables_of(trainer):
+  return trainer.init(jax.random.key(0), BATCH, trainer.stats([BATCH]))
+
+
+def loss(trainer, variables, step, batch=BATCH, train=True):
+  return trainer.loss(variables, batch, jax.random.key(1), step=step, total_steps=10, train=train)
+
+
+def grads(trainer, variables, step):
+  rest = {k: v for k, v in variables.items() if k != "params"}
+  fn = lambda p: loss(trainer, {"params": p, **rest}, step).value.mean()
+  return trees.flatten(jax.jit(jax.grad(fn))(variables["params"]))
+
+
+def moved(g, prefix):
+  return max(float(jnp.abs(v).max()) for n, v in g.items() if n.startswith(prefix)) > 0
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_each_stage_trains_its_own_part(joint):
+  trainer = make(joint=joint)
+  variables = variables_of(trainer)
+  first, second = grads(trainer, variables, 2), grads(trainer, variables, 6)
+  assert moved(first, "codec/") and not moved(first, "refiner/")
+  assert moved(second, "refiner/") and moved(second, "codec/") == joint
+
+
+@pytest.mark.parametrize("method", ["fm", "mf", "imf"])
+@pytest.mark.parametrize("domain", ["mdct", "magnitude", "stft"])
+def test_an_untrained_refiner_returns_the_decoders_output(method, domain):
+  trainer = make(f",method={method},domain={domain}")
+  out = trainer.reconstruct(variables_of(trainer), BATCH, jax.random.key(0), nfe=1)
+  assert out["wav"].shape == BATCH["wav"].shape
+  np.testing.assert_allclose(out["wav"], out["ae"], atol=2e-3 * float(jnp.abs(out["ae"]).max()))
+  np.testing.assert_allclose(out["bits"], 30 * 30)  # 30 tokens of 30 bits
+
+
+@pytest.mark.parametrize("name", ["mdct", "magnitude", "stft"])
+def test_domains_invert(name):
+  domain = frames.build(name, hop=160, channels=1, sub=1 if name == "mdct" else 2)
+  wav = jnp.asarray(BATCH["wav"])
+  rows, side = domain.analysis(wav)
+  assert rows.shape == (4, domain.num_rows(30), domain.dim)
+  np.testing.assert_allclose(domain.synthesis(rows, side), wav, atol=2e-4)
+  assert domain.align(jnp.zeros((4, 30, 5))).shape[:2] == rows.shape[:2]
+
+
+def test_masked_samples_change_nothing():
+  trainer = make(",method=ae")
+  variables = variables_of(trainer)
+  mask = np.ones((4, 4800), bool)
+  mask[:, 3200:] = False
+  quiet = {"wav": np.where(mask[..., None], BATCH["wav"], 0), "wav_mask": mask}
+  short = {"wav": BATCH["wav"][:, :3200]}
+  a, b = loss(trainer, variables, 0, quiet), loss(trainer, variables, 0, short)
+  np.testing.assert_allclose(a.value, b.value, rtol=1e-4)
+
+
+def test_stats_are_means_and_deviations():
+  trainer = make()
+  stats = trainer.stats([BATCH, {"wav": 2 * BATCH["wav"]}])
+  x = [trainer.codec.apply({}, w, method="features") for w in (BATCH["wav"], 2 * BATCH["wav"])]
+  x = np.concatenate([np.asarray(v, np.float64).reshape(-1, v.shape[-1]) for v in x])
+  np.testing.assert_allclose(stats["features"]["mean"], x.mean(0), atol=1e-5)
+  np.testing.assert_allclose(stats["features"]["std"], x.std(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "trainer, words",
+  [
+    (dict(method="mff"), '"mf"'),
+    (dict(domain="mdc"), '"mdct"'),
+    (dict(prior="standard"), "shifted"),
+    (dict(sigm=1.0), '"sigma"'),
+  ],
+)
+def test_errors(trainer, words):
+  with pytest.raises(ValueError, match=words):
+    make(**trainer)
