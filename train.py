@@ -34,5 +34,13 @@ def main(argv):
   print("Report:", report.write_report(FLAGS.workdir))
 
 
+def parse(argv):
+  """Parses the flags; `main` gets what is left, the overrides of the config."""
+  try:
+    return FLAGS(argv, known_only=True)
+  except flags.Error as e:
+    sys.exit(f"{e}\n{__doc__}")
+
+
 if __name__ == "__main__":
-  app.run(main, flags_parser=lambda argv: FLAGS(argv, known_only=True))
+  app.run(main, flags_parser=parse)

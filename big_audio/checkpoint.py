@@ -5,6 +5,7 @@ workdir/frozen/               frozen parameters, written once, with the sha256 o
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,14 @@ from big_audio import trees
 
 class CheckpointError(OSError):
   """A checkpoint could not be written or read; the message names the last good one."""
+
+
+def _not_told_twice(record: logging.LogRecord) -> bool:
+  """False for the tracebacks that orbax's threads log: the same failure is our CheckpointError."""
+  return not (record.levelno >= logging.ERROR and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+
+logging.getLogger("absl").addFilter(_not_told_twice)
 
 
 def _folder(workdir: str) -> str:

@@ -32,7 +32,9 @@ def variables(state: Mapping[str, Any], *, ema: bool = True) -> dict:
 
 def numeric(batch: Mapping[str, Any]) -> dict:
   """The leaves of a batch that a device can hold (names and other texts stay behind)."""
-  return {k: v for k, v in batch.items() if np.asarray(v).dtype.kind not in "OSU"}
+  # A device array is never fetched for this: it may lie on several hosts.
+  kind = lambda v: v.dtype.kind if hasattr(v, "dtype") else np.asarray(v).dtype.kind
+  return {k: v for k, v in batch.items() if kind(v) not in "OSU"}
 
 
 class Predict:

@@ -225,7 +225,14 @@ class MetricWriter:
     self._last = row["step"]
     if self._is_main and len(row) > 1:
       line = _dump(row)
-      if self._file.write(line) != len(line):
+      try:
+        written = self._file.write(line)
+      except OSError as e:
+        raise OSError(
+          f"{self.path}: the row of step {row['step']} could not be written: {e.strerror}. Mend "
+          "that, then run the same command again."
+        ) from e
+      if written != len(line):
         raise OSError(f"{self.path}: disk full? The row of step {row['step']} is incomplete.")
       self._copies(row)
     return row

@@ -43,7 +43,7 @@ def check_batch(batch_size: int, mesh: Mesh, accum_steps: int = 1, where="config
     lower, upper = batch_size // n * n, -(-batch_size // n) * n
     raise ValueError(
       f"{where}={batch_size} must be a multiple of {mesh.shape[AXIS]} devices x {accum_steps} "
-      f"accumulation steps = {n}. Use {lower or upper} or {upper}."
+      f"accumulation steps = {n}. Use {f'{lower} or ' if lower else ''}{upper}."
     )
 
 

@@ -56,14 +56,19 @@ def use_compilation_cache() -> None:
 
 
 def claim_workdir(config, workdir: str) -> None:
-  """Stores the config in a new workdir; an existing one must hold the same config.
+  """Stores the config in a new workdir; one that holds a run must hold it with the same config.
+
+  A start that failed before its first row, on a mistyped folder for instance, leaves no run.
 
   Raises:
     ValueError: the workdir belongs to another config, with the differences.
   """
   os.makedirs(workdir, exist_ok=True)
   path = os.path.join(workdir, "config.json")
-  if os.path.exists(path):
+  rows, saved = os.path.join(workdir, metrics.FILE), os.path.join(workdir, "checkpoints")
+  begun = os.path.isfile(rows) and os.path.getsize(rows) > 0
+  begun |= os.path.isdir(saved) and any(name.isdigit() for name in os.listdir(saved))
+  if begun and os.path.exists(path):
     differences = {
       k: v
       for k, v in C.diff(C.load(path), config).items()

@@ -63,8 +63,8 @@ def audio(a):
   """Codec at 50 tokens a second; the refiner begins when the codec has finished."""
   steps = a.steps or (30 if a.smoke else 4500)
   secs = 0.6
-  train_pp = f'pad(secs={secs}, mode="random")|crop(secs={secs})|keep("wav")'
-  eval_pp = 'pad(secs=1.0)|crop(secs=1.0, mode="start")|keep("wav", "id")'
+  train_pp = f'require_sr({a.sr})|pad(secs={secs}, mode="random")|crop(secs={secs})|keep("wav")'
+  eval_pp = f'require_sr({a.sr})|pad(secs=1.0)|crop(secs=1.0, mode="start")|keep("wav", "id")'
   hop = a.sr // 50
   c = ConfigDict()
   c.total_steps = steps

@@ -182,6 +182,22 @@ def resample(sr: int, *, key: str = "wav"):
   return fn
 
 
+@op("require_sr")
+def require_sr(sr: int, *, key: str = "wav"):
+  """Lets a recording pass only if it has the rate `sr` (Hz): for models that are made for one."""
+
+  def fn(example, rng):
+    take(example, key)
+    if (got := int(take(example, "sr"))) != sr:
+      raise OpError(
+        f'got "{example.get("id", "the example")}" at {got} Hz. Make the model for {got} Hz, or '
+        f"resample: sr={sr} of the source, or resample({sr}) before this operation."
+      )
+    return example
+
+  return fn
+
+
 @op("decode_audio")
 def decode_audio(key: str = "encoded", *, to: str = "wav"):
   """Bytes of a whole wav, flac, ogg or mp3 file -> an unread recording `to`, and its `sr`."""

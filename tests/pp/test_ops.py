@@ -154,3 +154,10 @@ def test_decode_image_and_resize():
   assert run("flip_lr(1.0)", image=x)["image"][0, 0, 0] == 200
   with pytest.raises(DecodeError, match='"pic7" is not a readable picture'):
     run("decode_image", image=b"not a picture", id="pic7")
+
+
+def test_require_sr():
+  wav = ramp(10)
+  assert run("require_sr(8000)", wav=wav, sr=8000)["wav"] is wav
+  with pytest.raises(ValueError, match=r'require_sr\(8000\) got "a" at 44100 Hz.*resample\(8000\)'):
+    run("require_sr(8000)", wav=wav, sr=44100, id="a")
