@@ -254,7 +254,7 @@ def _train(config, workdir, mesh):
         raise FloatingPointError(
           f"The loss or its gradient is not finite between steps {checked + 1} and {step} (loss "
           f"{values['loss']}, gradient norm {values['grad_norm']}). The last good checkpoint is "
-          f"step {saver.latest()}. Lower the learning rate, clip, or look at the data of these steps."
+          f"step {saver.latest()}. Lower the learning rate, clip, or look at the data there."
         )
     checked = step
     if not row:
