@@ -89,7 +89,7 @@ def audio(a):
     else:
       net.update(width=32 if a.smoke else 256, depth=1 if a.smoke else 4)
     c.models.refiner = net
-    c.trainer.update(domain=a.domain, sigma=0.5, refiner_begin_percent=begin)
+    c.trainer.update(domain=a.domain, sigma=0.5, refiner_begin_percent=begin, sample_weight=0.5)
     schedule = [
       ["codec/.*", dict(cosine, end_percent=begin)],
       ["refiner/.*", dict(cosine, begin_percent=begin, lr=1e-3)],
