@@ -10,8 +10,8 @@ import pytest
 import soundfile as sf
 from absl import flags
 
-from big_audio import config as C
 from big_audio import checkpoint, train_loop
+from big_audio import config as C
 from tests import commands
 
 SMOKE = "configs/meanflow.py:data=digits,smoke"
