@@ -61,6 +61,8 @@ class Model(nn.Module):
     self.fsq = FSQ(self.levels)
     self.enc_in = nn.Dense(self.width)
     self.encoder = ConvNeXt(self.enc_depth, **kw)
+    # Of a frame, over channels: keeps latents where the quantiser's bound has a slope.
+    self.enc_norm = nn.RMSNorm()
     self.enc_out = nn.Dense(self.fsq.dim)
     self.dec_in = nn.Dense(self.width)
     self.decoder = ConvNeXt(self.dec_depth, **kw)
@@ -141,7 +143,7 @@ class Model(nn.Module):
       f32[B, F, D].
     """
     x = (self.features(wav) - stats["mean"]) / stats["std"]
-    return self.enc_out(self.encoder(self.enc_in(x), mask))
+    return self.enc_out(self.enc_norm(self.encoder(self.enc_in(x), mask)))
 
   def quantize(self, lat):
     """f32[B, F, D] -> (on the grid, codes int32[B, F, G])."""

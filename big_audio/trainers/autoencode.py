@@ -26,6 +26,7 @@ from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 
 MIN_T = 0.05  # of pMF's division by t
+MAX_LATENT = 1.5  # beyond it the quantiser is saturated: 2 sigmoid(1.6 * 1.5) - 1 = .83
 
 
 class Trainer:
@@ -43,8 +44,8 @@ class Trainer:
 
   def _configure(
     self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
-    predict="x", joint=False, refiner_begin_percent=60.0, weights=None, sample_weight=0.0,
-    sample_share=0.25, ratio=0.5, p=1.0, eps=0.01, t_dist=None,
+    predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
+    sample_weight=0.0, sample_share=0.25, ratio=0.5, p=1.0, eps=0.01, t_dist=None,
   ):  # fmt: skip
     for key, value, known in (
       ("method", method, METHODS), ("prior", prior, PRIORS), ("predict", predict, ("x", "u")),
@@ -54,6 +55,7 @@ class Trainer:
     if prior == "standard" and predict == "x":
       raise ValueError('config.trainer: predict="x" starts at y; use it with prior="shifted".')
     self.method, self.prior, self.sigma, self.predict = method, prior, sigma, predict
+    self.far_weight = far_weight
     self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
     self.sample_weight, self.sample_share = sample_weight, sample_share
     self.flow = self.domain = None
@@ -110,7 +112,7 @@ class Trainer:
     lat = self._codec(variables, wav, variables["stats"]["features"], mask, method="encode")
     q, codes = self._codec(variables, lat, method="quantize")
     y, feats = self._codec(variables, q, mask, method="decode")
-    return y, feats, codes
+    return y, feats, codes, lat
 
   def _rows(self, variables, wav, mask):
     rows, side = self.domain.analysis(wav, mask)
@@ -158,10 +160,13 @@ class Trainer:
     mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
 
     def stage1(variables):
-      y, feats, codes = self._autoencode(variables, wav, mask)
+      y, feats, codes, lat = self._autoencode(variables, wav, mask)
       value, parts = self._reconstruction(y, wav, sample_mask)
       usage = code_usage(codes, self.codec.codebook_sizes, mask)
-      logs = {"ae_loss": value, **{f"ae_{k}": v for k, v in parts.items()}}
+      # A latent far out on the bound has no gradient left and its code carries nothing for ever.
+      far = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - MAX_LATENT)), mask)
+      logs = {"ae_loss": value, "far": far, **{f"ae_{k}": v for k, v in parts.items()}}
+      value = value + self.far_weight * far
       return value, {**logs, "perplexity": jnp.mean(usage["perplexity"])}, y, feats
 
     if self.flow is None:
@@ -270,7 +275,7 @@ class Trainer:
   def reconstruct(self, variables, batch, rng, *, nfe=1):
     """{"wav" f32[B, T, C]} -> {"wav", "ae": alike, "codes" int32[B, F, G], "bits" [B]}."""
     wav, mask = batch["wav"], batch.get("mask")
-    y, feats, codes = self._autoencode(variables, wav, mask)
+    y, feats, codes, _ = self._autoencode(variables, wav, mask)
     b, f = codes.shape[:2]
     mask = jnp.ones((b, f), bool) if mask is None else mask
     token = jnp.broadcast_to(jnp.arange(f), (b, f))

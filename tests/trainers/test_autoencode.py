@@ -19,7 +19,7 @@ def make(arg="", **trainer):
 
 
 def variables_of(trainer):
-  return trainer.init(jax.random.key(0), BATCH, trainer.stats([BATCH]))
+  return jax.jit(trainer.init)(jax.random.key(0), BATCH, trainer.stats([BATCH]))
 
 
 def loss(trainer, variables, step, batch=BATCH, train=True):
@@ -45,11 +45,12 @@ def test_each_stage_trains_its_own_part(joint):
   assert moved(second, "refiner/") and moved(second, "codec/") == joint
 
 
-@pytest.mark.parametrize("method", ["fm", "mf", "imf"])
-@pytest.mark.parametrize("domain", ["mdct", "magnitude", "stft"])
+@pytest.mark.parametrize(
+  "method, domain", [("imf", "mdct"), ("imf", "magnitude"), ("imf", "stft"), ("fm", "mdct")]
+)
 def test_an_untrained_refiner_returns_the_decoders_output(method, domain):
   trainer = make(f",method={method},domain={domain}")
-  out = trainer.reconstruct(variables_of(trainer), BATCH, jax.random.key(0), nfe=1)
+  out = jax.jit(trainer.reconstruct)(variables_of(trainer), BATCH, jax.random.key(0))
   assert out["wav"].shape == BATCH["wav"].shape
   np.testing.assert_allclose(out["wav"], out["ae"], atol=2e-3 * float(jnp.abs(out["ae"]).max()))
   np.testing.assert_allclose(out["bits"], 30 * 30)  # 30 tokens of 30 bits
@@ -72,8 +73,8 @@ def test_masked_samples_change_nothing():
   mask[:, 3200:] = False
   quiet = {"wav": np.where(mask[..., None], BATCH["wav"], 0), "wav_mask": mask}
   short = {"wav": BATCH["wav"][:, :3200]}
-  a, b = loss(trainer, variables, 0, quiet), loss(trainer, variables, 0, short)
-  np.testing.assert_allclose(a.value, b.value, rtol=1e-4)
+  value = jax.jit(lambda batch: loss(trainer, variables, 0, batch).value)
+  np.testing.assert_allclose(value(quiet), value(short), rtol=1e-4)
 
 
 def test_stats_are_means_and_deviations():

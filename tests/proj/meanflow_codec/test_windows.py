@@ -19,7 +19,7 @@ def make_runner(seed=0, method="imf", domain="magnitude"):
   trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
   rng = np.random.default_rng(seed)
   batch = {"wav": (0.1 * rng.standard_normal((2, 4800, 1))).astype(np.float32)}
-  variables = trainer.init(jax.random.key(seed), batch, trainer.stats([batch]))
+  variables = jax.jit(trainer.init)(jax.random.key(seed), batch, trainer.stats([batch]))
   params = variables.pop("params")
   if "refiner" in params:
     head = params["refiner"]["head"]
