@@ -14,14 +14,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 
 import jax
-from absl import logging
 
 from big_audio import config as C
-from big_audio import inference, input_pipeline, metrics, sharding, train_loop, train_step
+from big_audio import inference, input_pipeline, metrics, sharding, train_step
 from big_audio.tools import timing
 
 CONFIG = "configs/meanflow.py"
@@ -32,10 +32,15 @@ SAVE_EVERY = 100  # steps; more often than the config, to see some
 class Evaluator:
   """Times bare steps. Not for other configs: it is named in the config that `run` makes."""
 
-  def __init__(self, predict, *, data, batch_size, mesh, workdir):
+  def __init__(self, predict, *, data, batch_size, mesh, workdir, loader_core=None):
     self._workdir, self._mesh, self._update, self._cpu = workdir, mesh, None, None
+    self._loader_core = loader_core
 
   def _build(self):
+    if self._loader_core is not None:
+      for thread in threading.enumerate():
+        if thread.name.startswith("grain"):
+          os.sched_setaffinity(thread.native_id, [self._loader_core])
     config = C.load(os.path.join(self._workdir, "config.json"))
     trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
     with contextlib.closing(input_pipeline.train_batches(config.input, seed=0)) as batches:
@@ -77,49 +82,74 @@ class Evaluator:
 
 
 def run(rounds: int) -> list[timing.Row]:
-  """Rows: bare step, step in the loop, loader, save (milliseconds a step) and start-up."""
-  logging.set_verbosity(logging.WARNING)  # as train.py does: orbax tells every step of every save
+  """Rows: bare step, step in the loop, loader, save (milliseconds a step) and start-up.
+
+  Where the system allows it, the loop is measured a second time with the loader on a core of its
+  own (the bare step then has one core less, too).
+  """
+  config = C.to_dict(C.load(CONFIG))
+  cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+  found = _loop(config, rounds, "loader and step share the cores")
+  if len(cores) > 1:
+    os.sched_setaffinity(0, cores[:-1])  # what is started from here inherits it
+    try:
+      found += _loop(config, rounds, "loader on a core of its own", loader_core=cores[-1])
+    finally:
+      os.sched_setaffinity(0, cores)
+  return found + _startup(config)
+
+
+def _loop(config, rounds, name, **kw):
+  save_every, batch_size = config["ckpt"]["every_steps"], config["input"]["batch_size"]
+  bare = dict(type=__spec__.name, data={}, log_steps=BLOCK, batch_size=batch_size, **kw)
+  config = config | dict(
+    total_steps=(rounds + 2) * BLOCK,
+    log=dict(every_steps=BLOCK),
+    ckpt={**config["ckpt"], "every_steps": SAVE_EVERY},
+    evals=dict(bare=bare),
+  )
+  # The first block holds the compilation, the second the loop's first CPU reading.
+  blocks = [r for r in _train(config) if "val/bare/loop_cpu_secs" in r][1:]
+  median = lambda fn: statistics.median(map(fn, blocks))
+  bare = dict(
+    wall_ms=median(lambda r: 1e3 * r["val/bare/secs"] / BLOCK),
+    cpu_ms=median(lambda r: 1e3 * r["val/bare/cpu_secs"] / BLOCK),
+  )
+  loop = dict(
+    wall_ms=median(lambda r: 1e3 / r["z/steps_per_sec"]),
+    cpu_ms=median(lambda r: 1e3 * r["val/bare/loop_cpu_secs"] / BLOCK),
+  )
+  # Of each pair, so that a slow minute slows both sides.
+  share = median(lambda r: r["val/bare/secs"] / BLOCK * r["z/steps_per_sec"])
+  saves = blocks[-1]["step"] // SAVE_EVERY - blocks[0]["step"] // SAVE_EVERY
+  lost = blocks[-1].get("z/secs_checkpoint", 0.0) - blocks[0].get("z/secs_checkpoint", 0.0)
+  save_ms = 1e3 * lost / saves if saves else math.nan
+  found = [
+    dict(name="bare jitted step", **bare),
+    dict(name="step in the loop", **loop, share=share),
+    dict(name="loader alone", **_loader(config, BLOCK * 2)),
+    dict(name=f"saving, every {save_every} steps", wall_ms=save_ms / save_every,
+         cpu_ms=math.nan, ms_each=save_ms),
+  ]  # fmt: skip
+  for row in found:
+    row |= dict(group=f"{CONFIG}, batch {batch_size}, {name}: ms a step", rounds=rounds)
+    row |= {f"{k}_ratio": row[f"{k}_ms"] / bare[f"{k}_ms"] for k in ("wall", "cpu")}
+  return found
+
+
+def _train(config, **env):
+  """The rows of a run of the real program."""
   with tempfile.TemporaryDirectory() as folder:
-    config = C.to_dict(C.load(CONFIG))
-    save_every = config["ckpt"]["every_steps"]
-    config["total_steps"] = (rounds + 2) * BLOCK
-    config["log"]["every_steps"] = BLOCK
-    config["ckpt"]["every_steps"] = SAVE_EVERY
-    config["evals"] = dict(
-      bare=dict(type="big_audio.tools.benches.loop", data={}, log_steps=BLOCK,
-                batch_size=config["input"]["batch_size"])
-    )  # fmt: skip
-    train_loop.train(C.canonical(config), folder)
-    # The first block holds the compilation, the second the loop's first CPU reading.
-    rows = metrics.read_rows(os.path.join(folder, metrics.FILE))
-    blocks = [r for r in rows if "val/bare/loop_cpu_secs" in r][1:]
-    median = lambda fn: statistics.median(map(fn, blocks))
-    bare = dict(
-      wall_ms=median(lambda r: 1e3 * r["val/bare/secs"] / BLOCK),
-      cpu_ms=median(lambda r: 1e3 * r["val/bare/cpu_secs"] / BLOCK),
-    )
-    loop = dict(
-      wall_ms=median(lambda r: 1e3 / r["z/steps_per_sec"]),
-      cpu_ms=median(lambda r: 1e3 * r["val/bare/loop_cpu_secs"] / BLOCK),
-    )
-    # Of each pair, so that a slow minute slows both sides.
-    share = median(lambda r: r["val/bare/secs"] / BLOCK * r["z/steps_per_sec"])
-    saves = blocks[-1]["step"] // SAVE_EVERY - blocks[0]["step"] // SAVE_EVERY
-    lost = blocks[-1].get("z/secs_checkpoint", 0.0) - blocks[0].get("z/secs_checkpoint", 0.0)
-    save_ms = 1e3 * lost / max(saves, 1)
-    found = [
-      dict(name="bare jitted step", **bare),
-      dict(name="step in the loop", **loop, share=share),
-      dict(name="loader alone", **_loader(config, BLOCK * 2)),
-      dict(name=f"saving, every {save_every} steps", wall_ms=save_ms / save_every,
-           cpu_ms=math.nan, ms_each=save_ms),
-    ]  # fmt: skip
-    for row in found:
-      row |= dict(
-        group=f"{CONFIG}, batch {config['input']['batch_size']}: ms a step", rounds=rounds
-      )
-      row |= {f"{k}_ratio": row[f"{k}_ms"] / bare[f"{k}_ms"] for k in ("wall", "cpu")}
-    return found + _startup(folder, config)
+    stored = os.path.join(folder, "bench.json")
+    with open(stored, "w") as f:
+      json.dump(config, f)
+    workdir = os.path.join(folder, "run")
+    argv = [sys.executable, "train.py", "--config", stored, "--workdir", workdir]
+    env = {**os.environ, **env}
+    done = subprocess.run(argv, cwd=C.repo_root(), env=env, capture_output=True, text=True)
+    if done.returncode:
+      raise RuntimeError(f"bench loop: {' '.join(argv)} failed:\n{done.stderr}")
+    return metrics.read_rows(os.path.join(workdir, metrics.FILE))
 
 
 def _loader(config, n):
@@ -135,24 +165,15 @@ def _loader(config, n):
     )
 
 
-def _startup(folder, config):
+def _startup(config):
   """From the command to the end of the first step, in a process of its own."""
-  stored = os.path.join(folder, "startup.json")
-  with open(stored, "w") as f:
-    json.dump({**config, "evals": {}, "total_steps": BLOCK}, f)
-  env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": os.path.join(folder, "cache")}
+  config = config | dict(evals={}, total_steps=BLOCK)
   rows = []
-  for name in ("cold compilation cache", "warm compilation cache"):
-    workdir = os.path.join(folder, name.split()[0])
-    argv = [sys.executable, "train.py", "--config", stored, "--workdir", workdir]
-    done = subprocess.run(argv, cwd=C.repo_root(), env=env, capture_output=True, text=True)
-    if done.returncode:
-      raise RuntimeError(f"bench loop: {' '.join(argv)} failed:\n{done.stderr}")
-    last = metrics.read_rows(os.path.join(workdir, metrics.FILE))[-1]
-    row = dict(group="start-up: command to first step", name=name, rounds=1)
-    rows.append(
-      row | dict(wall_ms=1e3 * last["z/startup_secs"], cpu_ms=math.nan, cpu_ratio=math.nan)
-    )
+  with tempfile.TemporaryDirectory() as cache:
+    for name in ("cold compilation cache", "warm compilation cache"):
+      secs = _train(config, JAX_COMPILATION_CACHE_DIR=cache)[-1]["z/startup_secs"]
+      row = dict(group="start-up: command to first step", name=name, rounds=1)
+      rows.append(row | dict(wall_ms=1e3 * secs, cpu_ms=math.nan, cpu_ratio=math.nan))
   for row in rows:
     row["wall_ratio"] = row["wall_ms"] / rows[0]["wall_ms"]
   return rows
