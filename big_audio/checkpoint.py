@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from big_audio import config as C
-from big_audio import trees
+from big_audio import metrics, trees
 
 
 class CheckpointError(OSError):
@@ -35,6 +35,37 @@ for _name in ("absl", "asyncio"):
 
 def _folder(workdir: str) -> str:
   return os.path.join(os.path.abspath(workdir), "checkpoints")
+
+
+def claim_workdir(config, workdir: str) -> None:
+  """Stores the config in a new workdir; one that holds a run must hold it with the same config.
+
+  A start that failed before its first row, on a mistyped folder for instance, leaves no run.
+
+  Raises:
+    ValueError: the workdir belongs to another config, with the differences.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  path = os.path.join(workdir, "config.json")
+  rows, saved = os.path.join(workdir, metrics.FILE), os.path.join(workdir, "checkpoints")
+  begun = os.path.isfile(rows) and os.path.getsize(rows) > 0
+  begun |= os.path.isdir(saved) and any(name.isdigit() for name in os.listdir(saved))
+  if begun and os.path.exists(path):
+    differences = {
+      k: v
+      for k, v in C.diff(C.load(path), config).items()
+      if trees.first_match(k, C.RESUME_MAY_DIFFER) is None
+    }
+    if differences:
+      lines = "\n".join(f"  {k}: stored {a!r}, now {b!r}" for k, (a, b) in differences.items())
+      raise ValueError(
+        f"{workdir} belongs to another config:\n{lines}\n"
+        f"Use another --workdir, or --config {path} to go on with the stored one."
+      )
+  if jax.process_index() == 0:
+    with open(path + ".tmp", "w") as f:
+      json.dump(C.to_dict(config), f, indent=2)
+    os.replace(path + ".tmp", path)
 
 
 class Checkpointer:

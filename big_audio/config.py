@@ -26,17 +26,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 TOP_LEVEL_KEYS = (
-  "accum_steps", "ckpt", "dtype", "evals", "init_from", "input", "log", "mesh",
-  "models", "optimizer", "plateau", "profile", "report", "seed", "sharding", "stats_batches",
-  "total_epochs", "total_examples", "total_steps", "trainer",
+  "accum_steps", "ckpt", "evals", "init_from", "input", "log", "models", "optimizer", "plateau",
+  "profile", "seed", "sharding", "stats_batches", "total_epochs", "total_examples", "total_steps",
+  "trainer",
 )  # fmt: skip
 UNITS = ("steps", "examples", "epochs", "percent")
 # What may differ between a workdir's stored config and the one that resumes it: when things are
 # written, never what is computed.
 RESUME_MAY_DIFFER = (
-  r"^(log|ckpt|profile|report)(/|$)",
-  r"^evals/[^/]+/log_[a-z]+$",
-  r"^input/(num_threads|num_workers|prefetch)$",
+  r"(log|ckpt|profile)(/.*)?",
+  r"evals/[^/]+/log_[a-z]+",
+  r"input/(num_threads|num_workers)",
 )
 
 

@@ -9,8 +9,8 @@
 
 The first pattern that matches a parameter's whole name decides; `None` freezes it. A group may set
 its own `lr`, `clip`, `wd`, `b1`, `b2`, `eps`, `name`. `max_skipped` (default 0) is the number of
-updates that may be left out because their gradient is not finite. Learning rates are pure functions of the
-step, so nothing about them needs to be restored.
+updates that may be left out because their gradient is not finite. Learning rates are pure functions
+of the step, so nothing about them needs to be restored.
 """
 
 import math

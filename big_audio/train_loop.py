@@ -9,7 +9,6 @@ fold_in(seed, s). So a run that was killed and resumed writes the same rows and 
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -53,37 +52,6 @@ def use_compilation_cache() -> None:
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     jax.config.update("jax_compilation_cache_dir", os.path.join(root, "big_audio", "jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def claim_workdir(config, workdir: str) -> None:
-  """Stores the config in a new workdir; one that holds a run must hold it with the same config.
-
-  A start that failed before its first row, on a mistyped folder for instance, leaves no run.
-
-  Raises:
-    ValueError: the workdir belongs to another config, with the differences.
-  """
-  os.makedirs(workdir, exist_ok=True)
-  path = os.path.join(workdir, "config.json")
-  rows, saved = os.path.join(workdir, metrics.FILE), os.path.join(workdir, "checkpoints")
-  begun = os.path.isfile(rows) and os.path.getsize(rows) > 0
-  begun |= os.path.isdir(saved) and any(name.isdigit() for name in os.listdir(saved))
-  if begun and os.path.exists(path):
-    differences = {
-      k: v
-      for k, v in C.diff(C.load(path), config).items()
-      if trees.first_match(k, [p.replace("(/|$)", "(/.*)?") for p in C.RESUME_MAY_DIFFER]) is None
-    }
-    if differences:
-      lines = "\n".join(f"  {k}: stored {a!r}, now {b!r}" for k, (a, b) in differences.items())
-      raise ValueError(
-        f"{workdir} belongs to another config:\n{lines}\n"
-        f"Use another --workdir, or --config {path} to go on with the stored one."
-      )
-  if jax.process_index() == 0:
-    with open(path + ".tmp", "w") as f:
-      json.dump(C.to_dict(config), f, indent=2)
-    os.replace(path + ".tmp", path)
 
 
 def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardings):
@@ -141,7 +109,11 @@ def next_ctl(ctl: dict, value: float, cfg) -> dict:
 
 @contextlib.contextmanager
 def stop_signals():
-  """Yields a list that SIGTERM and the first Ctrl-C add their name to, so a step is never torn."""
+  """Yields a list that SIGTERM and the first Ctrl-C add their name to, so a step is never torn.
+
+  With several processes the list stays empty: they have to stop at one step, which jax's own
+  handler agrees on (`reached_preemption`).
+  """
   caught: list[str] = []
 
   def handler(number, _):
@@ -150,8 +122,9 @@ def stop_signals():
       signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
 
   old = {}
+  wanted = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
   with contextlib.suppress(ValueError):  # not the main thread (a notebook's worker): no handlers
-    old = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+    old = {n: signal.signal(n, handler) for n in wanted}
   try:
     yield caught
   finally:
@@ -179,7 +152,7 @@ def train(config, workdir: str, *, mesh=None) -> dict[str, float]:
     config = C.canonical(
       {**C.to_dict(config), "plateau": {**defaults, **C.to_dict(config.plateau)}}
     )
-  claim_workdir(config, workdir)
+  checkpoint.claim_workdir(config, workdir)
   mesh = sharding.make_mesh() if mesh is None else mesh
   with jax.set_mesh(mesh):
     return _train(config, workdir, mesh)
@@ -198,9 +171,8 @@ def _train(config, workdir, mesh):
   saver = checkpoint.Checkpointer(
     workdir, **{k: v for k, v in config.ckpt.items() if not k.startswith("every_")})  # fmt: skip
   first = saver.latest() or 0
-  open_train = lambda start, **kw: input_pipeline.train_batches(
-    config.input, seed=config.seed, start_step=start, **kw)  # fmt: skip
-  with contextlib.closing(open_train(0, process_index=0, process_count=1)) as whole:
+  here = C.canonical({"input": {**C.to_dict(config.input), "num_workers": 0}}).input
+  with contextlib.closing(input_pipeline.train_batches(here, seed=config.seed)) as whole:
     sample = inference.numeric(next(whole))
     stats = {}
     if hasattr(trainer, "stats"):
@@ -242,7 +214,7 @@ def _train(config, workdir, mesh):
     config.plateau and config.plateau.stop_after and ctl["bad_evals"] >= config.plateau.stop_after
   )
   faults = input_pipeline.BadShare(config.input.get("max_bad_share", 0.01))
-  checked, last_row, saved, began = first, {}, {}, time.monotonic()
+  checked, last_row, began = first, {}, time.monotonic()
 
   def write_row(step, device_metrics, *, row=True, evals=()):
     """Fetches the metrics of `step`, checks them, writes its row with the evaluators' values."""
@@ -254,7 +226,7 @@ def _train(config, workdir, mesh):
         raise FloatingPointError(
           f"The loss or its gradient is not finite between steps {checked + 1} and {step} (loss "
           f"{values['loss']}, gradient norm {values['grad_norm']}). The last good checkpoint is "
-          f"step {saver.latest()}. Lower the learning rate, clip, or look at the data of these steps."
+          f"step {saver.latest()}. Lower the learning rate, clip, or look at the data there."
         )
     checked = step
     if not row:
@@ -283,7 +255,6 @@ def _train(config, workdir, mesh):
     with chrono.pause("checkpoint"):
       best = {k: v for k, v in last_row.items() if k == saver.best and last_row["step"] == step}
       saver.save(step, {k: v for k, v in state.items() if k != "frozen"}, {"step": step}, best)
-    saved["step"] = step
 
   pending = None
   with contextlib.ExitStack() as stack:
@@ -300,8 +271,9 @@ def _train(config, workdir, mesh):
       progress.message(f"{workdir} is complete at step {first}; nothing to do.")
       saver.close()
       return last_row
-    batches = stack.enter_context(contextlib.closing(open_train(
-      first, process_index=jax.process_index(), process_count=jax.process_count())))  # fmt: skip
+    batches = stack.enter_context(contextlib.closing(input_pipeline.train_batches(
+      config.input, seed=config.seed, start_step=first,
+      process_index=jax.process_index(), process_count=jax.process_count())))  # fmt: skip
     for step in range(first + 1, total + 1):
       profile_window(config.profile, step, workdir)
       host_batch = next(batches)

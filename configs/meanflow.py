@@ -26,6 +26,9 @@ ARGS = dict(
   sr=8000,  # of the codec, Hz; recordings of another rate are refused
   train="", validation="", test="",  # regexes over file names; empty: split by hash
   kbps=("1.5", "2.4"),
+  secs=0.6,  # of a training crop; shorter recordings are padded with silence
+  batch=6,
+  begin=60.0,  # per cent of the run after which the refiner is trained
   steps=0,  # 0: the number that the docstring speaks of
   smoke=False,
 )  # fmt: skip
@@ -62,14 +65,13 @@ def source(a, split):
 def audio(a):
   """Codec at 50 tokens a second; the refiner begins when the codec has finished."""
   steps = a.steps or (30 if a.smoke else 4500)
-  secs = 0.6
-  train_pp = f'require_sr({a.sr})|pad(secs={secs}, mode="random")|crop(secs={secs})|keep("wav")'
+  train_pp = f'require_sr({a.sr})|pad(secs={a.secs}, mode="random")|crop(secs={a.secs})|keep("wav")'
   eval_pp = f'require_sr({a.sr})|pad(secs=1.0)|crop(secs=1.0, mode="start")|keep("wav", "id")'
   hop = a.sr // 50
   c = ConfigDict()
   c.total_steps = steps
   c.input = dict(
-    batch_size=2 if a.smoke else 6,
+    batch_size=2 if a.smoke else a.batch,
     num_threads=1,
     num_workers=0,
     max_bad_share=0.01,
@@ -81,7 +83,6 @@ def audio(a):
   cosine = dict(kind="cosine", warmup_percent=2)
   schedule = [[".*", cosine]]
   if a.method != "ae":
-    begin = 60
     dims = dict(mdct=hop, magnitude=2 * (hop + 1), stft=4 * (hop + 1))
     net = dict(model=a.net, dim=dims[a.domain])
     if a.net == "mlp_flow":
@@ -89,10 +90,10 @@ def audio(a):
     else:
       net.update(width=32 if a.smoke else 256, depth=1 if a.smoke else 4)
     c.models.refiner = net
-    c.trainer.update(domain=a.domain, sigma=0.5, refiner_begin_percent=begin)
+    c.trainer.update(domain=a.domain, sigma=0.5, refiner_begin_percent=a.begin, sample_weight=0.5)
     schedule = [
-      ["codec/.*", dict(cosine, end_percent=begin)],
-      ["refiner/.*", dict(cosine, begin_percent=begin, lr=1e-3)],
+      ["codec/.*", dict(cosine, end_percent=a.begin)],
+      ["refiner/.*", dict(cosine, begin_percent=a.begin, lr=1e-3)],
     ]
   c.optimizer = dict(
     name="adam", lr=2e-3, b1=0.9, b2=0.98, clip=1.0, schedule=schedule, ema=dict(decay=0.999)

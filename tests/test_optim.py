@@ -55,7 +55,8 @@ def test_equals_optax_adamw_with_clip():
 def test_groups_have_their_own_rate_and_clip():
   cfg = dict(
     name="sgd", lr=1.0, clip=1.0,
-    schedule=[["enc/bias", None], ["dec/.*", dict(kind="constant", lr=0.5, clip=100.0)], [".*", {}]],
+    schedule=[["enc/bias", None], ["dec/.*", dict(kind="constant", lr=0.5, clip=100.0)],
+              [".*", {}]],
   )  # fmt: skip
   opt = optim.build(cfg, NAMES, total_steps=10)
   assert opt.groups == {"enc/kernel": "group2", "enc/bias": "", "dec/kernel": "dec"}

@@ -21,7 +21,9 @@ def config(arg="", **changes):
     c.total_steps, c.input.batch_size = 12, 16
     c.input.num_threads = 0
     c.log, c.ckpt = dict(every_steps=2), dict(every_steps=4)
-    c.evals = dict(val=dict(c.evals.val.to_dict(), log_steps=6, log_percent=None, limit=32, batch_size=16))
+    c.evals = dict(
+      val=dict(c.evals.val.to_dict(), log_steps=6, log_percent=None, limit=32, batch_size=16)
+    )
     for key, value in changes.items():
       c[key] = value
   return c
@@ -146,7 +148,9 @@ def test_batch_not_divisible_by_devices(tmp_path):
   c = config()
   with c.unlocked():
     c.input.batch_size = 12
-  with pytest.raises(ValueError, match=r"batch_size=12 must be a multiple of 8 devices.*Use 8 or 16"):
+  with pytest.raises(
+    ValueError, match=r"batch_size=12 must be a multiple of 8 devices.*Use 8 or 16"
+  ):
     run(c, tmp_path, devices=8)
 
 
@@ -187,7 +191,9 @@ def test_nan_stop_names_the_steps_and_the_checkpoint(tmp_path, monkeypatch):
 
   poison.calls = 0
   monkeypatch.setattr(input_pipeline, "put", poison)
-  with pytest.raises(FloatingPointError, match=r"between steps 7 and 8 .*last good checkpoint is step 4"):
+  with pytest.raises(
+    FloatingPointError, match=r"between steps 7 and 8 .*last good checkpoint is step 4"
+  ):
     run(c, tmp_path)
 
 

@@ -23,8 +23,8 @@ DAC_TRAIN_MELS = (5, 10, 20, 40, 80, 160, 320)
 def si_sdr(estimate: Array, reference: Array) -> Array:
   """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 1811.02508, eq. 5).
 
-  Both signals lose their mean first. Identical signals give about 150 dB in float32, an estimate
-  without any of the reference about -150 dB.
+  Both signals lose their mean first. Identical signals give about 150 dB in float32, silence and
+  whatever else has none of the reference -150 dB.
 
   Args:
     estimate: f32|f64[..., T, C].
@@ -43,8 +43,9 @@ def si_sdr(estimate: Array, reference: Array) -> Array:
   gain = xp.sum(x * s, -2, keepdims=True) / (xp.sum(s * s, -2, keepdims=True) + tiny)
   target = gain * s
   signal, noise = xp.sum(target**2, -2), xp.sum((x - target) ** 2, -2)
-  floor = 1e-15 * xp.sum(x**2, -2) + tiny  # keeps both ends finite
-  return xp.mean(10 * xp.log10((signal + floor) / (noise + floor)), -1)
+  # 1e-15 keeps both ends finite; silence has none of the reference and lands at the lower one.
+  ratio = signal / (noise + 1e-15 * xp.sum(x**2, -2) + tiny)
+  return xp.mean(10 * xp.log10(xp.maximum(ratio, 1e-15)), -1)
 
 
 def log_spectral_distance(

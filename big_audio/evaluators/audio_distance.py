@@ -55,7 +55,7 @@ class Evaluator:
     self._measure = jax.jit(measure)
 
   def run(self, state) -> Iterator[tuple[str, float]]:
-    """Yields (<row>/<measure>, mean over items) and ("kbps", payload bits by the recording's time)."""
+    """Yields (<row>/<measure>, mean over items) and ("kbps", payload bits by time)."""
     sums: dict[str, dict[str, float]] = {}
     items = bits = secs = 0.0
     key = jax.random.key(self._seed)

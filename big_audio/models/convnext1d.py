@@ -35,9 +35,7 @@ class Model(nn.Module):
   def setup(self):
     self.time = TimeEmbed(self.cond_dim, scale=self.time_scale)
     self.project = nn.Dense(self.width)
-    self.trunk = ConvNeXt(
-      self.depth, self.expansion, self.kernel, norm=self.norm, film=True
-    )
+    self.trunk = ConvNeXt(self.depth, self.expansion, self.kernel, norm=self.norm, film=True)
     self.head = nn.Dense(self.dim, kernel_init=nn.initializers.zeros)
 
   @property

@@ -153,7 +153,7 @@ class Trainer:
   # Training
 
   def loss(self, variables, batch, rng, *, step, total_steps, train) -> Loss:
-    """Stage 1: reconstruction; stage 2: the refiner's flow loss (both when `joint` or evaluating)."""
+    """Stage 1: reconstruction; stage 2: the refiner's flow (both if `joint` or evaluating)."""
     wav, sample_mask = batch["wav"], batch.get("wav_mask")
     mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
 
@@ -171,7 +171,13 @@ class Trainer:
     def stage2(variables):
       value, logs, y, feats = stage1(variables if self.joint else jax.lax.stop_gradient(variables))
       flow_value, flow_logs = self._flow_loss(
-        variables, wav, jax.lax.stop_gradient(y), jax.lax.stop_gradient(feats), mask, sample_mask, rng
+        variables,
+        wav,
+        jax.lax.stop_gradient(y),
+        jax.lax.stop_gradient(feats),
+        mask,
+        sample_mask,
+        rng,
       )
       total = flow_value + value if self.joint else flow_value + jax.lax.stop_gradient(value)
       return total, {**logs, **flow_logs}
@@ -204,7 +210,8 @@ class Trainer:
       share = lambda v: v[: max(1, round(self.sample_share * v.shape[0]))]
       take = lambda tree: jax.tree.map(share, tree)
       e1 = start_noise(
-        self.prior, self.sigma, jax.random.normal(k_sample, share(x).shape), share(y_rows))
+        self.prior, self.sigma, jax.random.normal(k_sample, share(x).shape), share(y_rows)
+      )
       out = self.flow.sample(u, e1, 1, take(cond))
       m = None if sample_mask is None else share(sample_mask)
       pred = self._wave(variables, out, take(side), None if mask is None else share(mask))
@@ -268,8 +275,6 @@ class Trainer:
     mask = jnp.ones((b, f), bool) if mask is None else mask
     token = jnp.broadcast_to(jnp.arange(f), (b, f))
     seed = jax.random.bits(rng, (b,), jnp.uint32)
-    out = self._refine(
-      variables, y, feats, {"mask": mask, "token": token, "seed": seed}, nfe
-    )
+    out = self._refine(variables, y, feats, {"mask": mask, "token": token, "seed": seed}, nfe)
     tokens = jnp.sum(mask, axis=1).astype(jnp.float32)
     return {"wav": out, "ae": y, "codes": codes, "bits": tokens * self.codec.bits_per_token}

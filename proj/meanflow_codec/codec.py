@@ -162,7 +162,7 @@ def _run(flags):
     return
   from absl import logging
 
-  logging.set_verbosity(logging.WARNING)
+  logging.set_verbosity(logging.ERROR)  # orbax warns of metadata that no one needs
   codec = open_codec(flags.workdir)
   if flags.command == "encode":
     from big_audio.datasets.audio import AV, SNDFILE

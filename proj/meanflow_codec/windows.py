@@ -34,7 +34,9 @@ class WindowCodec:
 
   def __init__(self, runner):
     if not hasattr(runner.trainer, "codec"):
-      raise ValueError(f"{runner.workdir!r} holds no codec (trainer {runner.config.trainer.name!r}).")
+      raise ValueError(
+        f"{runner.workdir!r} holds no codec (trainer {runner.config.trainer.name!r})."
+      )
     self._runner, self._model = runner, runner.trainer.codec
     self.sr, self.channels, self.hop = self._model.sr, self._model.channels, self._model.hop
     self.levels = tuple(tuple(g) for g in self._model.fsq_groups)
@@ -69,7 +71,9 @@ class WindowCodec:
       raise ValueError(f"nfe={nfe} needs {reach} tokens of context; use at most nfe={most}.")
     return reach
 
-  def encode_stream(self, read: Callable[[int, int], np.ndarray], samples: int) -> Iterator[np.ndarray]:
+  def encode_stream(
+    self, read: Callable[[int, int], np.ndarray], samples: int
+  ) -> Iterator[np.ndarray]:
     """Codes of a recording, window by window.
 
     Args:
@@ -152,7 +156,9 @@ class WindowCodec:
     codes = np.asarray(codes)
     expected = (self.num_tokens(samples), len(self.levels))
     if codes.shape != expected:
-      raise ValueError(f"decode: expected codes {expected} for {samples} samples, got {codes.shape}.")
+      raise ValueError(
+        f"decode: expected codes {expected} for {samples} samples, got {codes.shape}."
+      )
     sizes = np.array(self._model.codebook_sizes)
     if ((codes < 0) | (codes >= sizes)).any():
       raise ValueError(f"decode: codes must lie in [0, {sizes.tolist()}).")

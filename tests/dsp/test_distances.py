@@ -31,7 +31,9 @@ def test_si_sdr_by_construction():
 
 def test_si_sdr_ends_are_finite():
   s = _noise(1, 500, 1)
-  assert D.si_sdr(s, s)[0] > 140 and D.si_sdr(0 * s, s)[0] == 0 and np.isfinite(D.si_sdr(s, 0 * s))
+  assert D.si_sdr(s, s)[0] > 140 and np.isfinite(D.si_sdr(s, 0 * s))
+  # silence is the worst estimate, not one of 0 dB
+  np.testing.assert_allclose(D.si_sdr(0 * s, s), -150)
 
 
 def test_lsd_by_librosa():

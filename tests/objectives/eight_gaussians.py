@@ -113,9 +113,7 @@ if __name__ == "__main__":
   parser.add_argument("--steps", type=int, default=8000)
   parser.add_argument("--seed", type=int, default=0)
   flags = parser.parse_args()
-  print(
-    "off-mode share / SW; floor (fresh samples):",
-    "%.3f / %.3f" % score(draw(jax.random.key(1), 8192)),
-  )
+  floor = score(draw(jax.random.key(1), 8192))
+  print(f"off-mode share / SW; floor (fresh samples): {floor[0]:.3f} / {floor[1]:.3f}")
   for name, scores in table(flags.steps, flags.seed).items():
     print(f"{name:24}", "  ".join(f"NFE {n}: {o:.3f} / {s:.3f}" for n, (o, s) in scores.items()))

@@ -49,7 +49,7 @@ def wav():
 
 
 def test_a_window_agrees_with_the_whole_recording(runner, wide, wav):
-  """<= 1e-5 before the quantiser, >= 99.99 % of the codes: also where windows meet and at the ends."""
+  """<= 1e-5 before the quantiser, >= 99.99 % of the codes; where windows meet, too."""
   one = windows.whole(runner, wav)
   codes = wide.encode(wav)
   assert codes.shape == one["codes"].shape == (len(wav) // wide.hop + 1, 3)
@@ -88,9 +88,7 @@ def test_chunks_and_batches_are_bit_equal(wide, wav):
     blocks.append(block)
   np.testing.assert_array_equal(np.concatenate(blocks), codes)
   out = wide.decode(codes, len(wav), seed=3)
-  again = np.concatenate(
-    list(wide.decode_stream(lambda s, n: codes[s : s + n], len(wav), seed=3))
-  )
+  again = np.concatenate(list(wide.decode_stream(lambda s, n: codes[s : s + n], len(wav), seed=3)))
   np.testing.assert_array_equal(again, out)
   # another seed changes the refiner's noise, and only that
   assert np.abs(wide.decode(codes, len(wav), seed=4) - out).max() > 1e-4
