@@ -24,11 +24,13 @@ class CheckpointError(OSError):
 
 
 def _not_told_twice(record: logging.LogRecord) -> bool:
-  """False for the tracebacks that orbax's threads log: the same failure is our CheckpointError."""
-  return not (record.levelno >= logging.ERROR and f"{os.sep}orbax{os.sep}" in record.pathname)
+  """False for the tracebacks of orbax's threads: the same failure is raised as CheckpointError."""
+  of_orbax = f"{os.sep}orbax{os.sep}" in record.pathname and record.levelno >= logging.ERROR
+  return not of_orbax and "_GatheringFuture exception was never retrieved" not in str(record.msg)
 
 
-logging.getLogger("absl").addFilter(_not_told_twice)
+for _name in ("absl", "asyncio"):
+  logging.getLogger(_name).addFilter(_not_told_twice)
 
 
 def _folder(workdir: str) -> str:

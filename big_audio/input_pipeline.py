@@ -22,6 +22,7 @@ import collections
 import difflib
 import functools
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -242,6 +243,9 @@ def _init_worker(index: int, count: int) -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it was killed before the line above
+      os._exit(1)
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
   os.environ.update(JAX_PLATFORMS="cpu", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
   if "jax" in sys.modules:
