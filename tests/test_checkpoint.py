@@ -132,6 +132,7 @@ def test_an_unfinished_save_is_cleared_away(tmp_path):
   shutil.copytree(tmp_path / "checkpoints" / "4", left)
   assert checkpoint.load_arrays(str(tmp_path))[0] == 4
   assert restore(tmp_path)[0] == 4
+  assert write(tmp_path, [6]) == [4, 6]  # clearing runs beside the start; a save waits for it
   assert not left.exists()
 
 

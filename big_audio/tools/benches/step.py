@@ -8,7 +8,7 @@ from big_audio import train_step
 from big_audio.tools import timing
 
 ROWS = 1024
-# The first is the MLP that the original MeanFlow codec trains on MNIST (18.8 M parameters there).
+# The first is as wide and deep as the original codec's MLP for MNIST (18.8 M parameters there).
 SHAPES = {
   "784-d, latent 256, cond 128, 8 blocks": dict(dim=784, latent=256, cond_dim=128, depth=8),
   "784-d, latent 32, 4 blocks of 256": dict(dim=784, latent=32, cond_dim=128, depth=4, hidden=256),
