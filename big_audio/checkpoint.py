@@ -7,12 +7,14 @@ workdir/frozen/               frozen parameters, written once, with the sha256 o
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from big_audio import config as C
@@ -156,6 +158,8 @@ class Checkpointer:
   def restore(self, target: Mapping[str, Any]) -> tuple[int, dict, dict]:
     """(step, state, meta) of the latest checkpoint that can be read.
 
+    Later ones that cannot are moved to workdir/unreadable/, out of the way of the saves to come.
+
     Args:
       target: ShapeDtypeStructs with the shardings that the restored arrays shall have.
 
@@ -172,11 +176,27 @@ class Checkpointer:
             state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
           ),
         )
+        self._set_aside(step)
         return step, out["state"], out["meta"]
       except Exception as e:
         errors.append(f"step {step}: {str(e).strip().splitlines()[0][:300]}")
         print(f"Checkpoint {step} cannot be restored, trying the one before it. {errors[-1]}")
     raise CheckpointError("No checkpoint could be restored. " + "; ".join(errors))
+
+  def _set_aside(self, step: int) -> None:
+    """Moves the checkpoints behind `step` away: orbax would refuse to save their steps again."""
+    later = [s for s in self.manager.all_steps() if s > step]
+    if not later:
+      return
+    if jax.process_index() == 0:
+      folder = os.path.join(os.path.dirname(str(self.manager.directory)), "unreadable")
+      os.makedirs(folder, exist_ok=True)
+      for s in later:
+        source = os.path.join(str(self.manager.directory), str(s))
+        os.rename(source, os.path.join(folder, f"{s}_{time.time_ns()}"))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("unreadable checkpoints are set aside")
+    self.manager.reload()
 
   def close(self) -> None:
     """Waits for the save in flight and releases the threads."""

@@ -9,6 +9,7 @@ fold_in(seed, s). So a run that was killed and resumed writes the same rows and 
 """
 
 import contextlib
+import ctypes
 import math
 import os
 import signal
@@ -107,6 +108,17 @@ def next_ctl(ctl: dict, value: float, cfg) -> dict:
   return {**ctl, "lr_scale": scale, "bad_evals": bad}
 
 
+def keep_freed_memory() -> None:
+  """Has glibc reuse the buffers of a CPU step instead of mapping fresh pages for each step.
+
+  Without it a fifth of a small step is page faults. Elsewhere than Linux with glibc: nothing.
+  """
+  with contextlib.suppress(OSError, AttributeError):
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    for option, value in ((-1, 1 << 30), (-2, 1 << 28), (-3, 1 << 25)):  # trim, top pad, mmap
+      mallopt(option, value)
+
+
 @contextlib.contextmanager
 def stop_signals():
   """Yields a list that SIGTERM and the first Ctrl-C add their name to, so a step is never torn.
@@ -146,6 +158,7 @@ def train(config, workdir: str, *, mesh=None) -> dict[str, float]:
     FloatingPointError: the loss is not finite; names the steps and the last good checkpoint.
   """
   use_compilation_cache()
+  keep_freed_memory()
   config = C.canonical({**DEFAULTS, **C.to_dict(config)})
   if config.plateau is not None:
     defaults = dict(mode="min", patience=0, factor=0.5, min_scale=0.01, stop_after=0)

@@ -112,7 +112,12 @@ def test_a_broken_latest_falls_back_and_says_so(tmp_path, capsys, harm):
   harm(tmp_path / "checkpoints" / "4")
   assert restore(tmp_path)[0] == 2
   assert "Checkpoint 4 cannot be restored, trying the one before it." in capsys.readouterr().out
-  harm(tmp_path / "checkpoints" / "2")
+  # it is out of the way, and not lost: the same step can be saved again
+  assert len(list((tmp_path / "unreadable").iterdir())) == 1
+  assert write(tmp_path, [4], keep_latest=2) == [2, 4]
+  assert restore(tmp_path)[0] == 4
+  for step in (2, 4):
+    harm(tmp_path / "checkpoints" / str(step))
   with pytest.raises(checkpoint.CheckpointError, match=r"step 4: .*step 2: "):
     restore(tmp_path)
 
