@@ -64,7 +64,7 @@ def source(a, split):
 
 def audio(a):
   """Codec at 50 tokens a second; the refiner begins when the codec has finished."""
-  steps = a.steps or (30 if a.smoke else 4500)
+  steps = a.steps or (30 if a.smoke else 4000)
   train_pp = f'require_sr({a.sr})|pad(secs={a.secs}, mode="random")|crop(secs={a.secs})|keep("wav")'
   eval_pp = f'require_sr({a.sr})|pad(secs=1.0)|crop(secs=1.0, mode="start")|keep("wav", "id")'
   hop = a.sr // 50
