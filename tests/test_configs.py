@@ -1,0 +1,70 @@
+"""Every config runs in smoke form, and every variant can be traced through a training step."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from big_audio import config as C
+from big_audio import sharding, train_loop, train_step
+from big_audio.tools import report
+
+MEANFLOW = "configs/meanflow.py:smoke"
+
+
+def test_smoke_run_writes_all_that_is_promised(tmp_path):
+  config = C.load(MEANFLOW, ["evals.val.log_percent=50", "evals.distance.log_percent=100"])
+  last = train_loop.train(config, str(tmp_path), mesh=sharding.make_mesh(jax.devices()[:1]))
+  assert last["step"] == 30
+  for row in ("identity", "zero", "ae", "nfe1", "nfe2", "nfe4"):
+    assert np.isfinite(last[f"val/distance/{row}/mel"])
+  assert last["val/distance/kbps"] == pytest.approx(1.5)
+  names = [p.suffix for p in (tmp_path / "samples" / "30").iterdir()]
+  assert names.count(".png") == 4 and names.count(".wav") == 16
+  with open(report.write_report(str(tmp_path))) as f:
+    html = f.read()
+  assert "<audio" in html and "data:image/png" in html
+  with open(tmp_path / "metrics.jsonl") as f:
+    first = json.loads(next(f))
+  assert last["train/ae_loss"] < first["train/ae_loss"]
+
+
+@pytest.mark.parametrize("data", ["notes", "digits"])
+@pytest.mark.parametrize(
+  "arg",
+  [
+    "method=ae", "method=fm", "method=mf", "method=imf,domain=mdct", "method=imf,domain=stft",
+    "method=imf,net=mlp_flow", "method=imf,kbps=2.4",
+  ],
+)  # fmt: skip
+def test_every_variant_is_traced_through_a_step(data, arg):
+  config = C.canonical(
+    {**train_loop.DEFAULTS, **C.to_dict(C.load(f"{MEANFLOW},data={data},{arg}"))}
+  )
+  trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
+  rng = np.random.default_rng(0)
+  shape = {"notes": (2, 4800, 1), "digits": (2, 8, 8, 1)}[data]
+  batch = {{"notes": "wav", "digits": "image"}[data]: rng.standard_normal(shape, np.float32)}
+  stats = trainer.stats([batch]) if hasattr(trainer, "stats") else {}
+  opt, make_state = train_step.build_state(config, trainer, batch, stats, total=10, units={})
+  update = train_step.make_update(trainer, opt, accum=1, total=10, max_skipped=0)
+  state = jax.eval_shape(make_state, jax.random.key(0), batch, stats)
+  new, metrics = jax.eval_shape(update, state, batch, jax.random.key(0))
+  same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, new)
+  assert all(jax.tree.leaves(same))
+  assert {"loss", "grad_norm"} <= metrics.keys()
+
+
+@pytest.mark.parametrize(
+  "arg, words",
+  [
+    ("methd=ae", '"method"'),
+    ("method=imff", '"imf"'),
+    ("data=audio_dir", "dir=PATH"),
+    ("data=audio_dir,dir=x,train=a", "all of train, validation and test"),
+  ],
+)
+def test_arguments_that_do_not_fit(arg, words):
+  with pytest.raises(ValueError, match=words):
+    C.load(f"configs/meanflow.py:{arg}")
