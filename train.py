@@ -27,11 +27,12 @@ def main(argv):
 
     train_loop.start_distributed()
     train_loop.train(config, FLAGS.workdir)
-  except (ValueError, FloatingPointError, OSError) as e:
-    sys.exit(f"{type(e).__name__}: {e}")
-  from big_audio.tools import report
+    if train_loop.is_main():
+      from big_audio.tools import report
 
-  print("Report:", report.write_report(FLAGS.workdir))
+      print("Report:", report.write_report(FLAGS.workdir))
+  except (ValueError, FloatingPointError, OSError, ImportError) as e:
+    sys.exit(f"{type(e).__name__}: {e}")
 
 
 def parse(argv):

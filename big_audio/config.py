@@ -30,6 +30,8 @@ TOP_LEVEL_KEYS = (
   "profile", "seed", "sharding", "stats_batches", "total_epochs", "total_examples", "total_steps",
   "trainer",
 )  # fmt: skip
+INPUT_KEYS = ("batch_size", "data", "num_threads", "num_workers", "max_bad_share")
+PLATEAU = dict(metric=None, mode="min", patience=0, factor=0.5, min_scale=0.01, stop_after=0)
 UNITS = ("steps", "examples", "epochs", "percent")
 # What may differ between a workdir's stored config and the one that resumes it: when things are
 # written, never what is computed.
@@ -37,6 +39,21 @@ RESUME_MAY_DIFFER = (
   r"(log|ckpt|profile)(/.*)?",
   r"evals/[^/]+/log_[a-z]+",
   r"input/(num_threads|num_workers)",
+)
+
+
+# What a config need not say.
+DEFAULTS = dict(
+  seed=0,
+  accum_steps=1,
+  stats_batches=8,
+  init_from=[],
+  sharding=[[".*", "replicate"]],
+  evals={},
+  plateau=None,
+  profile=None,
+  log=dict(every_steps=50),
+  ckpt=dict(every_steps=1000),
 )
 
 
@@ -149,6 +166,7 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
   else:
     path, _, arg = spec.partition(":")
     config = _module(path).get_config(arg)
+  config = with_defaults(config)
   for override in overrides:
     name, eq, text = override.partition("=")
     if not eq:
@@ -199,6 +217,35 @@ def canonical(config: Any) -> ConfigDict:
     if key not in TOP_LEVEL_KEYS:
       raise ValueError(f"config.{key}: unknown key. {nearest(key, TOP_LEVEL_KEYS)}")
   return config.lock()
+
+
+def with_defaults(config: Any) -> ConfigDict:
+  """The canonical config with every key of `DEFAULTS`, so that flags can override them.
+
+  Raises:
+    ValueError: an unknown key in `input`, `plateau` or an evaluator's cadence, or a plateau on a
+      metric that no evaluator gives.
+  """
+  config = {**DEFAULTS, **to_dict(config)}
+  config["log"] = {"tensorboard": False, "wandb": None, **config["log"]}
+  _known("config.input", config.get("input", {}), INPUT_KEYS)
+  for name, cfg in config["evals"].items():
+    cadence = [k for k in cfg if k.startswith("log_")]
+    _known(f"config.evals.{name}", cadence, [f"log_{u}" for u in UNITS])
+  if config["plateau"] is not None:
+    _known("config.plateau", config["plateau"], PLATEAU)
+    config["plateau"] = {**PLATEAU, **config["plateau"]}
+    metric = str(config["plateau"]["metric"])
+    if not any(metric.startswith(f"val/{name}/") for name in config["evals"]):
+      names = [f"val/{name}/..." for name in config["evals"]]
+      raise ValueError(f"config.plateau.metric={metric!r}: {nearest(metric, names)}")
+  return canonical(config)
+
+
+def _known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+  for key in given:
+    if key not in known:
+      raise ValueError(f"{where}.{key}: unknown key. {nearest(key, known)}")
 
 
 def diff(a: Any, b: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -120,8 +120,8 @@ class MetricWriter:
   Args:
     workdir: folder of the run; made if missing.
     tensorboard: also write event files under workdir/tensorboard (extra `tensorboard`).
-    wandb: None, or the keyword arguments of `wandb.init` (extra `wandb`). The run id is derived
-      from the workdir's path unless given, so a restart continues the same page.
+    wandb: None, a project's name, or the keyword arguments of `wandb.init` (extra `wandb`). The run
+      id is derived from the workdir's path unless given, so a restart continues the same page.
     is_main: False on all processes but one: rows are checked and returned, nothing is written.
 
   Raises:
@@ -137,12 +137,13 @@ class MetricWriter:
       return
     os.makedirs(workdir, exist_ok=True)
     if tensorboard:
-      self._tb_module = _optional("tensorboardX", "tensorboard", "config.tensorboard")
+      self._tb_module = _optional("tensorboardX", "tensorboard", "config.log.tensorboard")
       self._tb_dir = os.path.join(os.fspath(workdir), "tensorboard")
     if wandb is not None:
       run_id = hashlib.sha256(os.path.abspath(workdir).encode()).hexdigest()[:16]
+      wandb = {"project": wandb} if isinstance(wandb, str) else wandb
       kw = {"dir": os.fspath(workdir), "id": run_id, "resume": "allow", **wandb}
-      self._wandb = _optional("wandb", "wandb", "config.wandb").init(**kw)
+      self._wandb = _optional("wandb", "wandb", "config.log.wandb").init(**kw)
     self._open()
 
   def _open(self):
@@ -352,6 +353,12 @@ class Chrono:
     finally:
       self.paused[what] = self.paused.get(what, 0.0) + self._clock() - start
 
+  def started(self, step):
+    """Ends the start-up: `step`, the first of this process, is finished."""
+    now = self._clock()
+    self.startup_secs = self._age + now - self._begin[1]
+    self._begin, self._last = (step, now), (step, now, sum(self.paused.values()))
+
   def tick(self, step):
     """The row of `step`.
 
@@ -377,6 +384,36 @@ class Chrono:
       out["z/eta_secs"] = (self._total - step) * wall / done
     self._last = (step, now, paused)
     return out
+
+
+class Profiler:
+  """Writes a profile of some steps to `workdir/profile`.
+
+  Args:
+    cfg: None, or start_step and num_steps; a run that is resumed behind the start writes none.
+    workdir: of the run.
+  """
+
+  def __init__(self, cfg, workdir):
+    self._cfg, self._path, self._on = cfg, os.path.join(workdir, "profile"), False
+
+  def step(self, step):
+    """Before each step."""
+    if self._cfg and step == self._cfg["start_step"]:
+      import jax
+
+      jax.profiler.start_trace(self._path)
+      self._on = True
+    elif self._on and step >= self._cfg["start_step"] + self._cfg["num_steps"]:
+      self.close()
+
+  def close(self):
+    """Ends the window, if it is open."""
+    if self._on:
+      import jax
+
+      jax.profiler.stop_trace()
+      self._on = False
 
 
 def format_secs(secs):

@@ -69,6 +69,10 @@ def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[
         f"{where}: unknown key {key!r}. {C.nearest(key, _SCHEDULE_KEYS + _GROUP_KEYS)}"
       )
   kind = cfg.get("kind", "constant")
+  if kind in ("constant", "rsqrt", "inverse"):
+    for key in cfg:
+      if key == "final" or key.startswith("end_"):
+        raise ValueError(f"{where}: {key} means nothing to kind={kind!r}; use cosine or linear.")
   if kind not in SCHEDULE_KINDS:
     raise ValueError(f"{where}: kind {kind!r} is unknown. {C.nearest(kind, SCHEDULE_KINDS)}")
   dur = lambda n, d: C.steps(n, cfg, total_steps=total_steps, default=d, **units)
@@ -134,7 +138,10 @@ def build(cfg, names: list[str], *, total_steps: int, **units) -> Optimizer:
   for i, group in live.items():
     if "lr" not in group:
       raise ValueError(f"config.optimizer: no lr, nor one in the group {patterns[i]!r}.")
-  label = {i: _short(patterns[i], i, len(live)) for i in live}
+  label: dict[int, str] = {}
+  for i in live:
+    name = _short(patterns[i], i, len(live))
+    label[i] = f"{name}_{i}" if name in label.values() else name
   groups = {n: label.get(i, "") for n, i in index.items()}
   mult = {
     label[i]: (

@@ -21,23 +21,18 @@ import jax.numpy as jnp
 from big_audio import checkpoint, inference, input_pipeline, metrics, sharding, train_step, trees
 from big_audio import config as C
 
-DEFAULTS = dict(
-  seed=0,
-  accum_steps=1,
-  stats_batches=8,
-  init_from=[],
-  sharding=[[".*", "replicate"]],
-  evals={},
-  plateau=None,
-  profile=None,
-  log=dict(every_steps=50),
-  ckpt=dict(every_steps=1000),
-)
+
+def is_main() -> bool:
+  """Whether this process writes what there is one of: rows, the report."""
+  return jax.process_index() == 0
 
 
 def start_distributed() -> None:
   """Joins a multi-process run when the launcher's environment says so; call it before any array."""
   if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+      if name not in os.environ:
+        raise ValueError(f"JAX_COORDINATOR_ADDRESS is set, {name} is not. Set all three.")
     jax.distributed.initialize(
       os.environ["JAX_COORDINATOR_ADDRESS"],
       int(os.environ["JAX_NUM_PROCESSES"]),
@@ -162,12 +157,7 @@ def train(config, workdir: str, *, mesh=None) -> dict[str, float]:
   """
   use_compilation_cache()
   keep_freed_memory()
-  config = C.canonical({**DEFAULTS, **C.to_dict(config)})
-  if config.plateau is not None:
-    defaults = dict(mode="min", patience=0, factor=0.5, min_scale=0.01, stop_after=0)
-    config = C.canonical(
-      {**C.to_dict(config), "plateau": {**defaults, **C.to_dict(config.plateau)}}
-    )
+  config = C.with_defaults(config)
   checkpoint.claim_workdir(config, workdir)
   mesh = sharding.make_mesh() if mesh is None else mesh
   with jax.set_mesh(mesh):
@@ -175,7 +165,7 @@ def train(config, workdir: str, *, mesh=None) -> dict[str, float]:
 
 
 def _train(config, workdir, mesh):
-  main = jax.process_index() == 0
+  main = is_main()
   batch_size = config.input.batch_size
   sharding.check_batch(batch_size, mesh, config.accum_steps)
   units = dict(batch_size=batch_size, data_size=input_pipeline.num_examples(config.input))
@@ -184,8 +174,8 @@ def _train(config, workdir, mesh):
   log_every, ckpt_every = every(config.log), every(config.ckpt)
 
   trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
-  saver = checkpoint.Checkpointer(
-    workdir, **{k: v for k, v in config.ckpt.items() if not k.startswith("every_")})  # fmt: skip
+  rest = lambda node: {k: v for k, v in node.items() if not k.startswith("every_")}
+  saver = C.call("config.ckpt", checkpoint.Checkpointer, workdir, **rest(config.ckpt))
   first = saver.latest() or 0
   here = C.canonical({"input": {**C.to_dict(config.input), "num_workers": 0}}).input
   with contextlib.closing(input_pipeline.train_batches(here, seed=config.seed)) as whole:
@@ -202,9 +192,8 @@ def _train(config, workdir, mesh):
   shardings = sharding.infer(shapes, mesh, config.sharding)
   first, state = load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardings)
 
-  writer = metrics.MetricWriter(workdir, is_main=main, **{
-    k: v for k, v in config.log.items() if not k.startswith("every_")})  # fmt: skip
-  writer.truncate(first)
+  writer = C.call("config.log", metrics.MetricWriter, workdir, is_main=main, **rest(config.log))
+  writer.truncate(first if total else -1)
   failed_log = metrics.FailedLog(workdir, first, is_main=main)
   progress = metrics.Progress(total, enabled=main)
   chrono = metrics.Chrono(total, batch_size, first_step=first)
@@ -236,14 +225,16 @@ def _train(config, workdir, mesh):
     """Fetches the metrics of `step`, checks them, writes its row with the evaluators' values."""
     nonlocal checked, last_row, state
     values = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
-    if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-      skipped = int(state["ctl"]["skipped"])
-      if skipped > config.optimizer.get("max_skipped", 0) or not skipped:
-        raise FloatingPointError(
-          f"The loss or its gradient is not finite between steps {checked + 1} and {step} (loss "
-          f"{values['loss']}, gradient norm {values['grad_norm']}). The last good checkpoint is "
-          f"step {saver.latest()}. Lower the learning rate, clip, or look at the data there."
-        )
+    skipped, limit = values.get("skipped", 0), config.optimizer.get("max_skipped", 0)
+    bad = not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]))
+    if skipped > limit or (bad and not skipped):
+      saver.wait()
+      raise FloatingPointError(
+        f"The loss or its gradient is not finite between steps {checked + 1} and {step} (loss "
+        f"{values['loss']}, gradient norm {values['grad_norm']}, {skipped:.0f} updates left out). "
+        f"The last good checkpoint is step {saver.latest()}. Lower the learning rate, clip, or "
+        f"look at the data there."
+      )
     checked = step
     if not row:
       return
@@ -258,6 +249,9 @@ def _train(config, workdir, mesh):
         for k, v in evaluators[name][1].run(state):
           writer.measure(f"val/{name}/{k}", v)
     last_row = writer.step_end() or {"step": step, **values}
+    for wanted in filter(None, (saver.best, config.plateau and config.plateau.metric)):
+      if wanted not in last_row and any(wanted.startswith(f"val/{n}/") for n in evals):
+        raise ValueError(f"config: no metric {wanted!r}. {C.nearest(wanted, last_row)}")
     if config.plateau and config.plateau.metric in last_row:
       ctl = {k: v.item() for k, v in jax.device_get(state["ctl"]).items()}
       ctl = next_ctl(ctl, last_row[config.plateau.metric], config.plateau)
@@ -277,26 +271,36 @@ def _train(config, workdir, mesh):
     stack.callback(progress.close)
     stack.callback(writer.close)
     stop = stack.enter_context(stop_signals())
+    profiler = metrics.Profiler(config.profile, workdir)
+    stack.callback(profiler.close)
     if total == 0:
-      batch = input_pipeline.put(sample, sharding.batch_sharding(mesh))
+      rows = batch_size // jax.process_count()
+      mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+      part = {k: v[mine] for k, v in sample.items()}
+      batch = input_pipeline.put(part, sharding.batch_sharding(mesh))
       _, values = jax.jit(update)(jax.tree.map(jnp.copy, state), batch, base_key)
       write_row(0, values, evals=evaluators)
+      saver.close()
       return last_row
     done = first >= total or stopped(jax.device_get(state["ctl"]))
     if done:
       progress.message(f"{workdir} is complete at step {first}; nothing to do.")
       saver.close()
-      return last_row
+      found = metrics.read_rows(writer.path) if main else []
+      return found[-1] if found else {}
     batches = stack.enter_context(contextlib.closing(input_pipeline.train_batches(
       config.input, seed=config.seed, start_step=first,
       process_index=jax.process_index(), process_count=jax.process_count())))  # fmt: skip
     for step in range(first + 1, total + 1):
-      profile_window(config.profile, step, workdir)
+      profiler.step(step)
       host_batch = next(batches)
       failed_log.add(step, faults.update(host_batch))
       batch = input_pipeline.put(inference.numeric(host_batch), sharding.batch_sharding(mesh))
       with jax.transfer_guard("disallow"):
         state, device_metrics = update(state, batch, base_key)
+      if step == first + 1:
+        jax.block_until_ready(device_metrics)
+        chrono.started(step)
       # The values of a log step are fetched when the next step is already under way.
       if pending:
         write_row(*pending)
@@ -307,6 +311,8 @@ def _train(config, workdir, mesh):
       ]
       is_log = bool(evals) or metrics.itstime(step, log_every, total)
       is_ckpt = metrics.itstime(step, ckpt_every, total, first=False)
+      # The best is saved only if it is saved where it is measured.
+      is_ckpt |= bool(saver.best) and any(saver.best.startswith(f"val/{n}/") for n in evals)
       if jax.process_count() > 1 and saver.manager.reached_preemption(step):
         stop.append("preemption")
       if evals or is_ckpt or is_last or stop:
@@ -325,16 +331,6 @@ def _train(config, workdir, mesh):
       saver.close()
     progress.message(summary(chrono, began))
   return last_row
-
-
-def profile_window(cfg, step: int, workdir: str) -> None:
-  """Starts and stops the profiler for `config.profile = dict(start_step, num_steps)`."""
-  if not cfg:
-    return
-  if step == cfg.start_step:
-    jax.profiler.start_trace(os.path.join(workdir, "profile"))
-  elif step == cfg.start_step + cfg.num_steps:
-    jax.profiler.stop_trace()
 
 
 def summary(chrono, began: float) -> str:

@@ -79,7 +79,12 @@ def make_update(trainer, opt: optim.Optimizer, *, accum: int, total: int, max_sk
       ok = jnp.isfinite(norms["grad_norm"])
       new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, {k: state[k] for k in new})
       ctl = {**ctl, "skipped": ctl["skipped"] + jnp.where(ok, 0, 1)}
-    out = {k: value / jnp.maximum(w, 1e-12) for k, (value, w) in sums.items()}
+    # A log without any weight has no value at this step.
+    out = {
+      k: jnp.where(w > 0, value / jnp.maximum(w, 1e-12), jnp.nan) for k, (value, w) in sums.items()
+    }
+    if max_skipped:
+      out["skipped"] = ctl["skipped"]
     out["loss"] = out["loss"] + coupled
     lrs = {k: v * ctl["lr_scale"] for k, v in opt.lrs(step).items()}
     out |= norms

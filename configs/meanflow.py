@@ -2,8 +2,9 @@
 
   python train.py --config configs/meanflow.py --workdir runs/notes
 
-Procedural audio, no download: about TIME minutes on two CPU cores; expect EXPECT
-in the last row of metrics.jsonl, and reconstructions that can be recognised in report.html.
+Procedural audio, no download: about 8 minutes on two CPU cores; expect val/distance/nfe1/mel of
+about .77 in the last row of metrics.jsonl (.79 for the plain decoder, 4.15 for silence), and
+reconstructions that can be recognised in report.html.
 
 Recordings of a folder (here digits spoken at 8 kHz, split by the number in the file's name):
 
@@ -48,6 +49,9 @@ def get_config(arg=""):
 def source(a, split):
   """The data set of a split."""
   if a.data == "notes":
+    for k in ("dir", "train", "validation", "test"):
+      if a[k]:
+        raise ValueError(f"configs/meanflow.py: data=notes does not take {k}.")
     return dict(source="worlds.notes", split=split, sr=a.sr, secs=1.0)
   if a.data == "digits":
     return dict(source="digits", split=split)
@@ -65,9 +69,14 @@ def source(a, split):
 def audio(a):
   """Codec at 50 tokens a second; the refiner begins when the codec has finished."""
   steps = a.steps or (30 if a.smoke else 4000)
-  train_pp = f'require_sr({a.sr})|pad(secs={a.secs}, mode="random")|crop(secs={a.secs})|keep("wav")'
-  eval_pp = f'require_sr({a.sr})|pad(secs=1.0)|crop(secs=1.0, mode="start")|keep("wav", "id")'
-  hop = a.sr // 50
+  # A token is 20 ms, rounded to what the STFT head divides (440 samples at 22.05 kHz).
+  hop = 4 * round(a.sr / 200)
+  n, second = hop * max(1, round(a.secs * a.sr / hop)), hop * 50
+  train_pp = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
+  eval_pp = (
+    f'require_sr({a.sr})|pad(samples={second})|crop(samples={second}, mode="start")'
+    '|keep("wav", "id")'
+  )
   c = ConfigDict()
   c.total_steps = steps
   c.input = dict(
@@ -116,8 +125,10 @@ def audio(a):
 
 def images(a):
   """One token an image; mlp_flow encodes, decodes and flows."""
-  if a.net != ARGS["net"][0] and a.net != "mlp_flow":
-    raise ValueError(f"configs/meanflow.py: data={a.data} takes net=mlp_flow.")
+  default = {k: v[0] if isinstance(v, tuple) else v for k, v in ARGS.items()}
+  odd = [k for k in ("net", "domain", "sr", "kbps", "secs", "batch", "begin") if a[k] != default[k]]
+  if odd and not (odd == ["net"] and a.net == "mlp_flow"):
+    raise ValueError(f"configs/meanflow.py: data={a.data} does not take {', '.join(odd)}.")
   steps = a.steps or (60 if a.smoke else 3000)
   c = ConfigDict()
   c.total_steps = steps

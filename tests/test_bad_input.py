@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 from absl import flags
 
-from big_audio import checkpoint, train_loop
+from big_audio import checkpoint
 from big_audio import config as C
 from tests import commands
 
@@ -166,7 +166,7 @@ def test_corrupt_audio_beyond_and_within_the_limit(capsys, tmp_path):
 def test_workdir_of_another_config(tmp_path):
   """The whole program: exit code 1, one message, nothing else."""
   workdir = tmp_path / "w"
-  checkpoint.claim_workdir(C.canonical({**train_loop.DEFAULTS, **C.load(SMOKE)}), str(workdir))
+  checkpoint.claim_workdir(C.with_defaults(C.load(SMOKE)), str(workdir))
   (workdir / "metrics.jsonl").write_text('{"step": 1, "train/loss": 0.5}\n')
   argv = commands.command(SMOKE, workdir, "optimizer.lr=0.5")
   code, text = commands.finish(argv, tmp_path / "log")

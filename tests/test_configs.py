@@ -39,9 +39,7 @@ def test_smoke_run_writes_all_that_is_promised(tmp_path):
   ],
 )  # fmt: skip
 def test_every_variant_is_traced_through_a_step(data, arg):
-  config = C.canonical(
-    {**train_loop.DEFAULTS, **C.to_dict(C.load(f"{MEANFLOW},data={data},{arg}"))}
-  )
+  config = C.with_defaults(C.load(f"{MEANFLOW},data={data},{arg}"))
   trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
   rng = np.random.default_rng(0)
   shape = {"notes": (2, 4800, 1), "digits": (2, 8, 8, 1)}[data]
@@ -62,9 +60,36 @@ def test_every_variant_is_traced_through_a_step(data, arg):
     ("methd=ae", '"method"'),
     ("method=imff", '"imf"'),
     ("data=audio_dir", "dir=PATH"),
+    ("data=digits,kbps=2.4", "does not take kbps"),
+    ("data=notes,dir=x", "does not take dir"),
     ("data=audio_dir,dir=x,train=a", "all of train, validation and test"),
   ],
 )
 def test_arguments_that_do_not_fit(arg, words):
   with pytest.raises(ValueError, match=words):
     C.load(f"configs/meanflow.py:{arg}")
+
+
+@pytest.mark.parametrize("arg", ["sr=44100", "sr=22050", "sr=11025,secs=0.65", "secs=0.25"])
+def test_rates_and_lengths_fit_whole_tokens(arg):
+  config = C.load(f"{MEANFLOW},method=ae,{arg}")
+  codec = C.build_models(config)["codec"]
+  samples = int(config.input.data.train.pp.split("samples=")[1].split(",")[0])
+  wav = jax.ShapeDtypeStruct((1, samples, 1), np.float32)
+  stats = {k: np.ones(3 * codec.hop, np.float32) for k in ("mean", "std")}
+  out, _ = jax.eval_shape(codec.init_with_output, jax.random.key(0), wav, stats)
+  assert out[0].shape == wav.shape and abs(codec.sr / codec.hop - 50) < 0.5
+
+
+@pytest.mark.parametrize(
+  "override, words",
+  [
+    ("input.num_threds=1", '"num_threads"'),
+    ("evals.val.log_stps=1", "log_stps"),
+    ("plateau={'metric': 'val/vall/loss'}", "val/val/"),
+    ("plateau={'metrc': 'val/val/loss'}", '"metric"'),
+  ],
+)
+def test_overrides_that_do_not_fit(override, words):
+  with pytest.raises(ValueError, match=words):
+    train_loop.train(C.load(MEANFLOW, [override]), "never_written")

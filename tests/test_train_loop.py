@@ -84,7 +84,7 @@ def test_rows(whole):
   assert "val/val/loss" not in found[2] and found[-1]["z/steps_per_sec"] > 0
   assert {"train/mse_equal", "train/mse_below"} <= found[0].keys()
   assert sorted(os.listdir(whole / "checkpoints")) == ["12", "8"]
-  assert C.diff(C.load(str(whole / "config.json")), {}) != {}
+  assert C.diff(C.load(str(whole / "config.json")), C.with_defaults(config())) == {}
 
 
 @pytest.mark.parametrize("step", [3, 5])
@@ -112,7 +112,7 @@ def test_rows_past_the_restored_step_are_dropped(tmp_path, monkeypatch, whole):
 
 def test_finished_run_is_left_alone(whole, capsys):
   before = rows(whole, with_z=True)
-  run(config(), whole)
+  assert run(config(), whole)["step"] == 12
   assert "complete at step 12" in capsys.readouterr().err
   assert rows(whole, with_z=True) == before
 
@@ -123,25 +123,58 @@ def test_workdir_of_another_config(whole):
   run(config(log=dict(every_steps=3), ckpt=dict(every_steps=5)), whole)  # cadence may differ
 
 
+def store_config(workdir, c):
+  """As if the workdir had been started with `c`: sharding is no part of what a run computes."""
+  with open(workdir / "config.json", "w") as f:
+    json.dump(C.to_dict(C.with_defaults(c)), f)
+
+
+def full_state(workdir, step, devices, rules):
+  """A checkpoint, optimizer and all, restored onto some devices as a resumed run restores it."""
+  c = C.with_defaults(config())
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  trainer = C.resolve("trainers", c.trainer.name).Trainer(c, C.build_models(c))
+  batch = {"image": np.zeros((16, 8, 8, 1), np.float32)}
+  _, make_state = train_step.build_state(c, trainer, batch, {}, total=12, units={})
+  shapes = jax.eval_shape(make_state, jax.random.key(0), batch, {})
+  shardings = sharding.infer(shapes, mesh, rules)
+  target = jax.tree.map(
+    lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), shapes, shardings
+  )
+  target.pop("frozen")
+  saver = checkpoint.Checkpointer(str(workdir), keep_latest=5)
+  found, state, _ = saver.restore(target)
+  saver.close()
+  assert found == step
+  assert any(len(x.sharding.device_set) == devices for x in jax.tree.leaves(state))
+  return {k: np.asarray(v) for k, v in trees.names_and_leaves(state)}
+
+
 @pytest.mark.slow
-def test_eight_devices_and_back(tmp_path, monkeypatch, whole):
+def test_eight_devices_and_back(tmp_path, monkeypatch):
+  """One device to step 4, eight (FSDP) for five steps, one again; beside one device throughout."""
+  kw = dict(log=dict(every_steps=1), evals={}, ckpt=dict(every_steps=100, keep_latest=5))
+  one, many = tmp_path / "one", tmp_path / "many"
+  run(config(**kw), one)
+  with monkeypatch.context() as m:
+    stop_at(m, 4)
+    run(config(**kw), many)
+  fsdp = [[".*", "fsdp"]]
+  before, after = full_state(many, 4, 1, [[".*", "replicate"]]), full_state(many, 4, 8, fsdp)
+  assert any(name.startswith("opt/") for name in before)
+  for name, leaf in before.items():
+    np.testing.assert_array_equal(after[name], leaf, err_msg=name)
+  sharded = config(**kw, sharding=fsdp)
+  store_config(many, sharded)
   with monkeypatch.context() as m:
     stop_at(m, 5)
-    run(config(), tmp_path)
-  at_five = state_of(tmp_path)
-  with monkeypatch.context() as m:
-    stop_at(m, 2)
-    sharded = config(sharding=[[".*", "fsdp"]])
-    with open(tmp_path / "config.json", "w") as f:
-      json.dump(C.to_dict(C.canonical({**train_loop.DEFAULTS, **sharded.to_dict()})), f)
-    run(sharded, tmp_path, devices=8)  # steps 6 and 7
-  for name, leaf in at_five.items():
-    np.testing.assert_array_equal(state_of(tmp_path, step=5)[name], leaf)
-  with open(tmp_path / "config.json", "w") as f:
-    json.dump(C.to_dict(C.canonical({**train_loop.DEFAULTS, **config().to_dict()})), f)
-  run(config(), tmp_path)
-  for mine, theirs in zip(rows(tmp_path), rows(whole), strict=True):
-    assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+    run(sharded, many, devices=8)  # steps 5 to 9
+  assert checkpoint.load_arrays(str(many))[0] == 9
+  store_config(many, config(**kw))
+  run(config(**kw), many)
+  assert [r["step"] for r in rows(many)] == list(range(1, 13))
+  for mine, theirs in zip(rows(many), rows(one), strict=True):
+    assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5), mine["step"]
 
 
 def test_batch_not_divisible_by_devices(tmp_path):
@@ -211,6 +244,7 @@ def test_skipped_updates_change_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(input_pipeline, "put", poison)
   run(c, tmp_path)
   assert all(math.isfinite(float(v.sum())) for v in state_of(tmp_path).values())
+  assert [r["train/skipped"] for r in rows(tmp_path)] == [0, 0, 0, 1, 1, 1, 1]
 
 
 def test_frozen_parameters_and_init_from(tmp_path, whole, capsys):
@@ -229,7 +263,7 @@ def test_frozen_parameters_and_init_from(tmp_path, whole, capsys):
   with c.unlocked():
     c.total_steps = 14
   with open(tmp_path / "config.json", "w") as f:
-    json.dump(C.to_dict(C.canonical({**train_loop.DEFAULTS, **c.to_dict()})), f)
+    json.dump(C.to_dict(C.with_defaults(c)), f)
   with pytest.raises(checkpoint.CheckpointError, match="was changed"):
     run(c, tmp_path)
 

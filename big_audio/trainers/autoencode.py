@@ -162,7 +162,10 @@ class Trainer:
     def stage1(variables):
       y, feats, codes, lat = self._autoencode(variables, wav, mask)
       value, parts = self._reconstruction(y, wav, sample_mask)
-      usage = code_usage(codes, self.codec.codebook_sizes, mask)
+      here = jnp.ones(codes.shape[:2], bool) if mask is None else mask
+      if "_mask" in batch:  # rows that pad the last batch of an evaluation
+        here = here & (batch["_mask"][:, None] > 0)
+      usage = code_usage(codes, self.codec.codebook_sizes, here)
       # A latent far out on the bound has no gradient left and its code carries nothing for ever.
       far = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - MAX_LATENT)), mask)
       logs = {"ae_loss": value, "far": far, **{f"ae_{k}": v for k, v in parts.items()}}
@@ -185,7 +188,8 @@ class Trainer:
         rng,
       )
       total = flow_value + value if self.joint else flow_value + jax.lax.stop_gradient(value)
-      return total, {**logs, **flow_logs}
+      weighted = lambda v: v if isinstance(v, tuple) else (v, jnp.ones_like(v))
+      return total, {**logs, **{k: weighted(v) for k, v in flow_logs.items()}}
 
     if not train:
       value, logs = stage2(variables)
@@ -194,8 +198,9 @@ class Trainer:
 
     def stage1_only(variables):
       value, logs, _, _ = stage1(variables)
-      return value, {k: logs.get(k, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), v))
-                     for k, v in shapes.items()}  # fmt: skip
+      # What does not exist yet has no weight, and no place in the rows' means.
+      absent = lambda v: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), v)
+      return value, {k: logs.get(k, absent(v)) for k, v in shapes.items()}
 
     begin = jnp.round(self.begin * total_steps)
     value, logs = jax.lax.cond(step < begin, stage1_only, stage2, variables)

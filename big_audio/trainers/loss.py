@@ -43,6 +43,7 @@ def log_means(loss: Loss, mask) -> dict[str, tuple[Any, Any]]:
   for name, log in {**loss.logs, **loss.scalars}.items():
     if isinstance(log, tuple):
       values, w = log
+      w = w * ones if jnp.shape(w) == ones.shape else w  # padded rows do not count here either
     elif jnp.ndim(log):
       values, w = log, ones
     else:

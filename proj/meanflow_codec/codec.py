@@ -45,6 +45,8 @@ def encode_file(codec, source: str, target: str, *, resample: bool = False, seed
   """
   from big_audio.datasets.audio import AudioFile
 
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"--seed must lie in [0, 2^32), got {seed}.")
   recording = AudioFile.open(source)
   if (recording.sr, recording.channels) != (codec.sr, codec.channels):
     if not resample:

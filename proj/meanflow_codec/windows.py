@@ -64,10 +64,10 @@ class WindowCodec:
       return self._model.encoder_reach
     reach = self._model.decoder_reach
     if nfe and self.has_refiner:
-      # Analysis and synthesis of the domain see one token more on each side.
-      reach += nfe * self._runner.trainer.refiner.reach + 2
+      # Analysis and synthesis of the domain see up to two tokens more on each side.
+      reach += nfe * self._runner.trainer.refiner.reach + 4
     if 2 * reach >= WINDOW:
-      most = (WINDOW // 2 - 1 - self._model.decoder_reach - 2) // self._runner.trainer.refiner.reach
+      most = (WINDOW // 2 - 1 - self._model.decoder_reach - 4) // self._runner.trainer.refiner.reach
       raise ValueError(f"nfe={nfe} needs {reach} tokens of context; use at most nfe={most}.")
     return reach
 
