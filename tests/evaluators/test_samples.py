@@ -41,7 +41,7 @@ def reconstruct(state, batch, rng, *, nfe=1):
 
 def make(monkeypatch, tmp_path, items, predict=None, **kw):
   monkeypatch.setattr(input_pipeline, "eval_batches", batches(items, 2))
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(jax.devices()[:1])
   kw = {"batch_size": 2, "sr": SR, "count": 3, **kw}
   fns = {"reconstruct": predict or reconstruct}
   return samples.Evaluator(fns, data={"source": "x"}, mesh=mesh, workdir=str(tmp_path), **kw)
