@@ -31,7 +31,9 @@ def test_args_errors_name_the_nearest(arg, words):
   assert all(w in str(e.value) for w in words)
 
 
-def write_config(tmp_path, body="c = ConfigDict(dict(seed=1, input=dict(batch_size=8, lr=None)))"):
+def write_config(
+  tmp_path, body="c = ConfigDict(dict(seed=1, input=dict(batch_size=8, num_threads=None)))"
+):
   path = tmp_path / "c.py"
   path.write_text(
     f'"""Doc."""\nfrom ml_collections import ConfigDict\nARGS = dict(a=1)\n'
@@ -42,8 +44,8 @@ def write_config(tmp_path, body="c = ConfigDict(dict(seed=1, input=dict(batch_si
 
 def test_load_with_overrides_and_from_json(tmp_path):
   path = write_config(tmp_path)
-  config = C.load(path, ["input.batch_size=16", "input.lr=0.1"])
-  assert config.input.to_dict() == dict(batch_size=16, lr=0.1)
+  config = C.load(path, ["input.batch_size=16", "input.num_threads=2"])
+  assert config.input.to_dict() == dict(batch_size=16, num_threads=2)
   stored = tmp_path / "config.json"
   stored.write_text(json.dumps(C.to_dict(config)))
   assert C.diff(C.load(str(stored)), config) == {}

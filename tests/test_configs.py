@@ -30,14 +30,15 @@ def test_smoke_run_writes_all_that_is_promised(tmp_path):
   assert last["train/ae_loss"] < first["train/ae_loss"]
 
 
-@pytest.mark.parametrize("data", ["notes", "digits"])
 @pytest.mark.parametrize(
-  "arg",
+  "data, arg",
   [
-    "method=ae", "method=fm", "method=mf", "method=imf,domain=mdct", "method=imf,domain=stft",
-    "method=imf,net=mlp_flow", "method=imf,kbps=2.4",
+    *(("digits", f"method={m}") for m in ("ae", "fm", "mf", "imf,net=mlp_flow")),
+    *(("notes", f"method={m}") for m in ("ae", "fm", "mf", "imf,domain=mdct", "imf,domain=stft")),
+    ("notes", "method=imf,net=mlp_flow"),
+    ("notes", "method=imf,kbps=2.4"),
   ],
-)  # fmt: skip
+)
 def test_every_variant_is_traced_through_a_step(data, arg):
   config = C.with_defaults(C.load(f"{MEANFLOW},data={data},{arg}"))
   trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
