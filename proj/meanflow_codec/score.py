@@ -21,7 +21,7 @@ from absl import logging
 from big_audio.datasets.audio_dir import Source
 from big_audio.dsp import distances
 from proj.meanflow_codec import bitstream
-from proj.meanflow_codec.codec import open_codec
+from proj.meanflow_codec.codec import header_of, open_codec
 
 SILENCE_SECS = 0.1  # between joined recordings
 UNAVAILABLE = "unavailable"
@@ -81,7 +81,7 @@ def speech_scores(sr: int):
   return {"pesq_nb": pesq, "stoi": load("pystoi", lambda m: lambda a, b: m.stoi(a, b, sr))}
 
 
-def score(codec, recordings, nfes, *, seed=0) -> list[dict]:
+def score(codec, recordings, nfes, *, seed=0, coding="packed") -> list[dict]:
   """One row for each of identity, zero, and every number of evaluations; means over recordings."""
   speech = speech_scores(codec.sr)
   sums: dict[str, dict[str, float]] = {}
@@ -103,16 +103,13 @@ def score(codec, recordings, nfes, *, seed=0) -> list[dict]:
       mine[k] = mine.get(k, 0.0) + v
 
   for _, wav in recordings:
-    header = bitstream.Header(
-      sample_rate=codec.sr, channels=codec.channels, hop=codec.hop, levels=codec.levels,
-      model_hash=codec.model_hash, noise_seed=seed, samples=len(wav),
-    )  # fmt: skip
-    data = bitstream.dumps(codec.encode(wav), header)
+    header = header_of(codec, len(wav), seed=seed, coding=coding)
+    data = bitstream.dumps(codec.encode(wav), header, codec.coder)
     secs += len(wav) / codec.sr
-    payload, total = payload + header.payload_bytes, total + len(data)
+    payload, total = payload + bitstream.info(data)["payload_bytes"], total + len(data)
     add("identity", wav, wav)
     add("zero", np.zeros_like(wav), wav)
-    codes = bitstream.loads(data)[1]
+    codes = bitstream.loads(data, codec.coder)[1]
     for nfe in nfes:
       add(f"nfe{nfe}" if nfe else "ae", codec.decode(codes, len(wav), nfe=nfe, seed=seed), wav)
   rows = []
