@@ -85,6 +85,8 @@ def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
       if key not in kw:
         raise ValueError(f"{where}: the key {key!r} is missing.")
     sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
+    if "aux" in kw:
+      kw["aux"] = inference.open_aux(f"{where}.aux", kw["aux"])
     cls = C.resolve("evaluators", kw.pop("type")).Evaluator
     kw = {k: v for k, v in kw.items() if not k.startswith("log_")}
     out[name] = every, C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)

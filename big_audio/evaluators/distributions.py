@@ -94,7 +94,7 @@ class Manifold:
 
 
 def manifold(real: np.ndarray, fake: np.ndarray, *, k: int = 5) -> Manifold:
-  """Precision, recall (Kynkaanniemi et al. 1904.06991), density, coverage (Naeem et al. 2002.09797).
+  """Precision and recall (Kynkaanniemi et al. 1904.06991), density and coverage (2002.09797).
 
   A set's manifold is the union of balls around its rows, each as wide as the distance to the row's
   k-th neighbour in the set.
