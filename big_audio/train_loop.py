@@ -249,7 +249,7 @@ def _train(config, workdir, mesh):
       for name in evals:
         calls.update(name=name, n=0)
         for k, v in evaluators[name][1].run(state):
-          writer.measure(f"val/{name}/{k}", v)
+          writer.measure(metrics.evaluator_row(name, k), v)
     last_row = writer.step_end() or {"step": step, **values}
     for wanted in filter(None, (saver.best, config.plateau and config.plateau.metric)):
       if wanted not in last_row and any(wanted.startswith(f"val/{n}/") for n in evals):
