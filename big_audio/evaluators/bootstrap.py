@@ -1,5 +1,6 @@
 """Confidence intervals of means over items, by the percentile bootstrap. numpy only."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -50,3 +51,16 @@ def mean_interval(values, *, level: float = 0.95, resamples: int = 2000, seed: i
     means.append(values[draws].mean(axis=1))
   lo, hi = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
   return Interval(float(values.mean()), float(lo), float(hi))
+
+
+def rows(name: str, values, *, ci: bool) -> Iterator[tuple[str, float]]:
+  """(name, mean of the values that are not NaN), with `ci` also <name>_lo and <name>_hi."""
+  values = np.asarray(values, np.float64)
+  if not ci:
+    real = values[~np.isnan(values)]
+    yield name, float(real.mean()) if len(real) else float("nan")
+    return
+  mean, lo, hi = mean_interval(values)
+  yield name, mean
+  yield f"{name}_lo", lo
+  yield f"{name}_hi", hi

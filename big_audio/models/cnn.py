@@ -23,7 +23,7 @@ class Model(nn.Module):
     grid: places along height and width that are kept apart.
     dropout: share of the dense layer's inputs left out in training.
     sr: Hz of waves; None: the input is an image.
-    n_fft, hop, n_mels: of the log-mel spectrogram of waves, in samples; defaults 32 ms, 8 ms, 64.
+    n_fft, hop, n_mels: of the log-mel spectrogram of waves, in samples; defaults 32 ms, 16 ms, 64.
     variant: unused, every size is a keyword.
   """
 
@@ -40,7 +40,7 @@ class Model(nn.Module):
   def spectrogram(self, wav):
     """f32[B, T, C] in [-1, 1] -> f32[B, F, M, C], about in [-1, 1] (log10, floor -80 dB)."""
     n_fft = self.n_fft or 2 ** round(np.log2(0.032 * self.sr))
-    hop = self.hop or n_fft // 4
+    hop = self.hop or n_fft // 2
     power = mel.mel_spectrogram(wav, self.sr, n_fft, hop, self.n_mels, pad_mode="constant")
     return 0.5 * jnp.log10(jnp.maximum(power, 1e-4)) + 1
 
@@ -57,7 +57,9 @@ class Model(nn.Module):
     if self.sr:
       x = self.spectrogram(x)
     for i, width in enumerate(self.widths):
-      x = nn.Conv(width, (3, 3), name=f"conv{i}")(x)
+      # Spectrograms are larger than images: the first convolution thins them out.
+      stride = 2 if self.sr and i == 0 else 1
+      x = nn.Conv(width, (3, 3), (stride, stride), name=f"conv{i}")(x)
       x = nn.gelu(nn.LayerNorm(name=f"norm{i}")(x))
       if min(x.shape[1:3]) >= 2 * self.grid:  # small images keep what the grid needs
         x = nn.max_pool(x, (2, 2), (2, 2), padding="SAME")
