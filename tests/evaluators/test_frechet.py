@@ -87,6 +87,14 @@ def test_log_mel_frames_of_waves():
   assert np.median(loud[frechet.log_mel_frames(wav, SR) > -2.9]) == pytest.approx(1, abs=1e-3)
 
 
+def test_an_embedder_of_another_rate_is_refused():
+  class Embedder:
+    spec, config = "runs/x:embed", {"models": {"net": {"sr": 16000}, "heads": {"outputs": {}}}}
+
+  with pytest.raises(ValueError, match=r"runs/x:embed was trained at \{16000\} Hz, not at 8000"):
+    evaluator(key="wav", aux={"x": Embedder()}, data=NOTES, sr=SR)
+
+
 @pytest.mark.parametrize(
   "kw, words",
   [
