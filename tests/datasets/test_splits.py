@@ -87,6 +87,7 @@ def test_rules_that_do_not_fit(split, splits, message):
   "rules, kw",
   [
     (HALF, {}),
+    ({"test": 0.1, "train": 0.3}, {}),  # the hash that made the splits does not make the halves
     (HALF, dict(group=r"/(\w+)_\d")),
     ({"train": r"_(1[5-9]|[2-4]\d)\.wav$", "test": r"_[5-9]\."}, {}),
   ],
