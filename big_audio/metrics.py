@@ -290,6 +290,12 @@ class FailedLog:
         f.write("".join(lines).encode())
 
 
+def evaluator_row(evaluator, name):
+  """The name of an evaluator's value in a row: "val/<evaluator>/x"; "z/<evaluator>/x" for "z/x"."""
+  kind, slash, rest = name.partition("/")
+  return f"z/{evaluator}/{rest}" if kind == "z" and slash else f"val/{evaluator}/{name}"
+
+
 def itstime(step, every, total, *, first=True, last=True):
   """Whether something that happens every `every` steps happens after `step`.
 

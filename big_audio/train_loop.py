@@ -85,6 +85,8 @@ def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
       if key not in kw:
         raise ValueError(f"{where}: the key {key!r} is missing.")
     sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
+    if "aux" in kw:
+      kw["aux"] = inference.open_aux(f"{where}.aux", kw["aux"])
     cls = C.resolve("evaluators", kw.pop("type")).Evaluator
     kw = {k: v for k, v in kw.items() if not k.startswith("log_")}
     out[name] = every, C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)
@@ -247,7 +249,7 @@ def _train(config, workdir, mesh):
       for name in evals:
         calls.update(name=name, n=0)
         for k, v in evaluators[name][1].run(state):
-          writer.measure(f"val/{name}/{k}", v)
+          writer.measure(metrics.evaluator_row(name, k), v)
     last_row = writer.step_end() or {"step": step, **values}
     for wanted in filter(None, (saver.best, config.plateau and config.plateau.metric)):
       if wanted not in last_row and any(wanted.startswith(f"val/{n}/") for n in evals):
