@@ -150,7 +150,9 @@ class Table:
     if len(self._frames) > 1:
       even, odd = _flat(self._frames[::2]), _flat(self._frames[1::2])
       self.rows[-1]["fd"] = distributions.frechet_distance(even, odd)
+    failed = list(self.failed)
     self.add("zero", [np.zeros_like(w) for w in self._waves])
+    self.failed = failed  # silence has no score of speech, as everyone expects
 
 
 def _flat(frames):
