@@ -14,6 +14,8 @@ train=_(1[5-9]|[234]\\d)\\.wav$,validation=_1[0-4]\\.wav$,test=_[5-9]\\.wav$
 Images as one token each, without a codec: data=digits (8x8, ships with scikit-learn), data=mnist.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from big_audio.config import args
@@ -27,6 +29,7 @@ ARGS = dict(
   sr=8000,  # of the codec, Hz; recordings of another rate are refused
   train="", validation="", test="",  # regexes over file names; empty: split by hash
   kbps=1.5,  # of the codes as they are packed; a range coder saves about a third of it
+  gan=False,  # an adversarial part from 30 % of the run on
   rate_weight=0.0,  # of the coded bits in the codec's loss; .001 to .003 buy rate with quality
   channels=1,
   width=256,  # of encoder and decoder
@@ -113,6 +116,15 @@ def audio(a):
   )
   c.trainer = dict(name="autoencode", method=a.method, rate_weight=a.rate_weight)
   cosine = dict(kind="cosine", warmup_percent=2)
+  ema = dict(decay=0.999)
+  if a.gan:
+    # 64, 32 and 16 ms at any rate.
+    windows = [2 ** round(math.log2(a.sr * ms / 1000)) for ms in (64, 32, 16)]
+    c.models.discriminator = dict(
+      model="discriminator", windows=windows, **(dict(width=4, depth=2) if a.smoke else {})
+    )
+    c.trainer.gan = dict(begin_percent=30.0)
+    ema["skip"] = "discriminator/.*"
   prior = ["prior/.*", dict(cosine, lr=3e-3, clip=1.0)]
   schedule = [prior, ["codec/.*", cosine]]
   if a.method != "ae":
@@ -129,9 +141,9 @@ def audio(a):
       ["codec/.*", dict(cosine, end_percent=a.begin)],
       ["refiner/.*", dict(cosine, begin_percent=a.begin, lr=1e-3)],
     ]
-  c.optimizer = dict(
-    name="adam", lr=2e-3, b1=0.9, b2=0.98, clip=1.0, schedule=schedule, ema=dict(decay=0.999)
-  )
+  if a.gan:
+    schedule.insert(0, ["discriminator/.*", dict(cosine, lr=5e-4, b1=0.8, clip=10.0)])
+  c.optimizer = dict(name="adam", lr=2e-3, b1=0.9, b2=0.98, clip=1.0, schedule=schedule, ema=ema)
   c.log = dict(every_steps=5 if a.smoke else 50)
   c.ckpt = dict(every_steps=10 if a.smoke else 500, keep_latest=2)
   valid = dict(source(a, "validation"), pp=eval_pp)

@@ -2,16 +2,19 @@
 
   trainer = dict(name="autoencode", method="imf", domain="magnitude", refiner_begin_percent=60)
 
-Stage 1 trains the codec on waveform and spectral losses. Stage 2, from `refiner_begin_percent` of
-the run on, trains the refiner to carry the decoder's output y to the recording x in `domain`
-(models/frames.py), from e = y + sigma * eps at t=1 (FlowDec, 2503.01485) or from plain noise. The
-codec then stands still unless `joint`; give it a schedule that ends where the refiner begins.
-`method="ae"` has no stage 2 and no refiner. At inference, a refiner with 0 evaluations is the AE.
+Stage 1 trains the codec on waveform and spectral losses, with `gan=dict(...)` and a model
+"discriminator" on an adversarial one too (objectives/gan.py: both players move at every step).
+Stage 2, from `refiner_begin_percent` of the run on, trains the refiner to carry the decoder's
+output y to the recording x in `domain` (models/frames.py), from e = y + sigma * eps at t=1
+(FlowDec, 2503.01485) or from plain noise. The codec then stands still unless `joint`; give it a schedule that
+ends where the refiner begins. `method="ae"` has no stage 2 and no refiner. At inference, a refiner
+with 0 evaluations is the AE. A model "prior" (models/code_prior.py) learns what codes cost.
 
 With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t, .05) (pMF,
 2601.22158), so an untrained refiner returns the AE's output; with "u" it gives u itself.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
 import jax
@@ -21,13 +24,29 @@ import numpy as np
 from big_audio import config as C
 from big_audio.models import frames
 from big_audio.nn.quantize import code_usage
-from big_audio.objectives import flow, spectral
+from big_audio.objectives import flow, gan, spectral
 from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
 MIN_T = 0.05  # of pMF's division by t
 MAX_LATENT = 1.5  # beyond it the quantiser is saturated: 2 sigmoid(1.6 * 1.5) - 1 = .83
+
+
+@dataclasses.dataclass(frozen=True)
+class GAN:
+  """Settings of the adversarial part.
+
+  weight: of the generator's loss beside the reconstruction.
+  feature_weight: of feature matching.
+  begin_percent: of the run, before which there is no adversarial part.
+  kind: see `objectives.gan`.
+  """
+
+  weight: float = 0.1
+  feature_weight: float = 0.2
+  begin_percent: float = 30.0
+  kind: str = "hinge"
 
 
 class Trainer:
@@ -39,6 +58,7 @@ class Trainer:
   def __init__(self, config, models):
     self.codec = C.pick("config.models", models, "codec")
     self.code_prior = models.get("prior")
+    self.discriminator = models.get("discriminator")
     C.call("config.trainer", self._configure, **{k: config.trainer[k] for k in config.trainer})
     self.refiner = None if self.flow is None else C.pick("config.models", models, "refiner")
     sizes = [n for g in self.codec.groups for n in g]
@@ -53,7 +73,7 @@ class Trainer:
   def _configure(
     self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
     predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
-    quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0,
+    quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, gan=None,
     sample_weight=0.0, sample_share=0.25, ratio=0.5, p=1.0, eps=0.01, t_dist=None,
   ):  # fmt: skip
     for key, share in (("quantizer_dropout", quantizer_dropout), ("soft_share", soft_share)):
@@ -75,6 +95,9 @@ class Trainer:
     self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
     self.sample_weight, self.sample_share = sample_weight, sample_share
     self.rate_weight = rate_weight
+    self.gan = None if gan is None else C.call("config.trainer.gan", GAN, **C.to_dict(gan))
+    if (self.gan is None) != (self.discriminator is None):
+      raise ValueError("config.trainer.gan and config.models.discriminator need each other.")
     if rate_weight and not (self.is_fsq and self.code_prior):
       raise ValueError("config.trainer.rate_weight needs an FSQ and config.models.prior.")
     self.flow = self.domain = None
@@ -110,10 +133,12 @@ class Trainer:
 
   def init(self, rng, batch, stats):
     """Parameters of both models; the statistics travel in "stats"."""
-    k1, k2, k3 = jax.random.split(rng, 3)
+    k1, k2, k3, k4 = jax.random.split(rng, 4)
     wav = batch["wav"][:1]
     codec = dict(self.codec.init({"params": k1, "codes": k1}, wav, stats["features"]))
     params = {"codec": codec.pop("params")}
+    if self.discriminator is not None:
+      params["discriminator"] = self.discriminator.init(k4, wav)["params"]
     if self.code_prior is not None:
       hot = jnp.zeros((1, 1, len(self.code_prior.sizes), max(self.code_prior.sizes)))
       params["prior"] = self.code_prior.init(k3, hot)["params"]
@@ -230,6 +255,9 @@ class Trainer:
       else:
         logs["quantizer"] = own
       bits = self._code_bits(variables, codec, lat, q, keep, mask, logs)
+      if self.gan is not None:
+        begin = jnp.round(self.gan.begin_percent / 100 * total_steps)
+        own = own + self._adversarial(variables, y, wav, logs, (step >= begin) | (not train))
       return value + own, bits, logs, updates, y, feats
 
     if self.flow is None:
@@ -264,6 +292,27 @@ class Trainer:
     begin = jnp.round(self.begin * total_steps)
     value, logs, updates = jax.lax.cond(step < begin, stage1_only, stage2, variables)
     return Loss(value, logs=logs, updates=updates)
+
+  def _adversarial(self, variables, y, wav, logs, active):
+    """Generator's and discriminator's losses f32[B], 0 unless `active`."""
+    params, sg = variables["params"]["discriminator"], jax.lax.stop_gradient
+    judge = lambda p, x: self.discriminator.apply({"params": p}, x)
+    names = ("gan_generator", "gan_features", "gan_discriminator")
+
+    def play(params, y):
+      real = judge(params, wav)
+      own, fooled = judge(params, sg(y)), judge(sg(params), y)
+      return (
+        gan.generator(fooled, self.gan.kind),
+        gan.feature_matching(real, fooled),
+        gan.discriminator(real, own, self.gan.kind),
+      )
+
+    absent = lambda params, y: (jnp.zeros(y.shape[:1]),) * 3
+    losses = jax.lax.cond(active, play, absent, params, y)
+    weight = jnp.broadcast_to(jnp.asarray(active, jnp.float32), y.shape[:1])
+    logs |= {k: (v, weight) for k, v in zip(names, losses, strict=True)}
+    return self.gan.weight * losses[0] + self.gan.feature_weight * losses[1] + losses[2]
 
   def _code_bits(self, variables, codec, lat, q, keep, mask, logs):
     """Bits of a token by the prior: f32[B], the loss that it follows; 0 without a prior.

@@ -26,10 +26,12 @@ def loss(trainer, variables, step, batch=BATCH, train=True):
   return trainer.loss(variables, batch, jax.random.key(1), step=step, total_steps=10, train=train)
 
 
-def grads(trainer, variables, step):
+def grads(trainer, variables, *steps):
+  """{name: gradient} at each of the steps, of one compiled program."""
   rest = {k: v for k, v in variables.items() if k != "params"}
-  fn = lambda p: loss(trainer, {"params": p, **rest}, step).value.mean()
-  return trees.flatten(jax.jit(jax.grad(fn))(variables["params"]))
+  fn = jax.jit(jax.grad(lambda p, step: loss(trainer, {"params": p, **rest}, step).value.mean()))
+  found = [trees.flatten(fn(variables["params"], step)) for step in steps]
+  return found if len(found) > 1 else found[0]
 
 
 def moved(g, prefix):
@@ -40,9 +42,59 @@ def moved(g, prefix):
 def test_each_stage_trains_its_own_part(joint):
   trainer = make(joint=joint)
   variables = variables_of(trainer)
-  first, second = grads(trainer, variables, 2), grads(trainer, variables, 6)
+  first, second = grads(trainer, variables, 2, 6)
   assert moved(first, "codec/") and not moved(first, "refiner/")
   assert moved(second, "refiner/") and moved(second, "codec/") == joint
+
+
+def test_adversarial_part_begins_moves_both_and_stops():
+  trainer = make(",method=ae,gan")
+  variables = variables_of(trainer)
+  before, during = grads(trainer, variables, 1, 4)
+  assert not moved(before, "discriminator/") and moved(during, "discriminator/")
+  differs = [n for n in before if n.startswith("codec/") and np.any(before[n] != during[n])]
+  assert differs
+  logs = loss(trainer, variables, 4).logs
+  assert np.isfinite(logs["gan_discriminator"][0]).all() and logs["gan_generator"][1].all()
+
+
+def test_the_prior_learns_from_codes_and_pulls_only_by_rate_weight():
+  free, pulled = make(",method=ae"), make(",method=ae", rate_weight=1.0)
+  variables = variables_of(free)
+  one, two = grads(free, variables, 0), grads(pulled, variables, 0)
+  assert moved(one, "prior/")
+  for n, g in one.items():  # the prior's own gradient does not depend on the weight
+    if n.startswith("prior/"):
+      np.testing.assert_allclose(g, two[n], rtol=1e-4, atol=1e-6)
+  assert any(np.abs(one[n] - two[n]).max() > 1e-5 for n in one if n.startswith("codec/enc"))
+  np.testing.assert_array_equal(one["codec/head/kernel"], two["codec/head/kernel"])
+  bits = loss(free, variables, 0).logs["bits"]
+  np.testing.assert_allclose(bits, 30, atol=1)  # it knows nothing yet
+
+
+@pytest.mark.parametrize("name", ["rvq", "continuous"])
+def test_other_quantizers_train(name):
+  kw = {"rvq": dict(dim=8, size=16, stages=2, learn="ema"), "continuous": dict(dim=8, weight=0.1)}
+  config = C.load("configs/meanflow.py:smoke,method=ae")
+  with config.unlocked():
+    config.models.codec.quantizer = dict(name=name, **kw[name])
+    del config.models.prior
+    config.trainer.quantizer_dropout = 0.5
+  config = C.canonical(config)
+  trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+  variables = variables_of(trainer)
+  value, updates = jax.jit(lambda v: (lambda out: (out.value, out.updates))(loss(trainer, v, 0)))(
+    variables
+  )
+  assert np.isfinite(value).all()
+  assert ("codebook" in updates) == (name == "rvq")
+  if name == "rvq":
+    same = jax.tree.map(np.array_equal, updates["codebook"], variables["codebook"])
+    assert not all(jax.tree.leaves(same))
+  g = grads(trainer, variables, 0)
+  assert moved(g, "codec/enc_out") and moved(g, "codec/head")
+  fn = lambda v: trainer.reconstruct(v, BATCH, jax.random.key(0), nfe=0)
+  assert jax.jit(fn)(variables)["wav"].shape == BATCH["wav"].shape
 
 
 @pytest.mark.parametrize(
