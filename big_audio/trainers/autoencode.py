@@ -6,8 +6,8 @@ Stage 1 trains the codec on waveform and spectral losses, with `gan=dict(...)` a
 "discriminator" on an adversarial one too (objectives/gan.py: both players move at every step).
 Stage 2, from `refiner_begin_percent` of the run on, trains the refiner to carry the decoder's
 output y to the recording x in `domain` (models/frames.py), from e = y + sigma * eps at t=1
-(FlowDec, 2503.01485) or from plain noise. The codec then stands still unless `joint`; give it a schedule that
-ends where the refiner begins. `method="ae"` has no stage 2 and no refiner. At inference, a refiner
+(FlowDec, 2503.01485) or from plain noise. The codec then stands still unless `joint`; give it a
+schedule that ends where the refiner begins. `method="ae"` has no stage 2 and no refiner. At inference, a refiner
 with 0 evaluations is the AE. A model "prior" (models/code_prior.py) learns what codes cost.
 
 With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t, .05) (pMF,
