@@ -100,7 +100,7 @@ def score(x, seed=7):
 
 
 def table(steps=8000, seed=0, only=()):
-  """{row name: {nfe: (off-mode share, SW)}} of all objectives and the known bug, or some of them."""
+  """{row name: {nfe: (off-mode share, SW)}} of all rows, or some of them."""
   rows = {}
   for name, method, tangent in (
     ("fm", "fm", (1.0, 1.0)),

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_order_of_convergence(name, order):
     e = jnp.asarray(E, jnp.float64)
     exact = e * np.exp(-1.5)
     err = [float(abs(ode.sample(name, growing, e, n) - exact).max()) for n in (32, 64, 128)]
-  for coarse, fine in zip(err, err[1:]):
+  for coarse, fine in itertools.pairwise(err):
     assert abs(np.log2(coarse / fine) - order) < 0.15
 
 
