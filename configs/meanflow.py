@@ -213,6 +213,7 @@ def images(a):
   c.trainer.update(key="image", tokens=a.tokens)
   c.input.batch_size = 64
   c.input.data = dict(train=dict(source(a, "train"), pp='keep("image")'))
+  c.log.every_steps = 10 if a.smoke else 50
   valid = dict(source(a, "validation"), pp='keep("image", "id")')
   variants = {"ae": {}} if a.method == "ae" else {f"nfe{n}": dict(nfe=n) for n in (1, 2, 4)}
   c.evals = dict(
