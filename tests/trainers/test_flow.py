@@ -204,12 +204,15 @@ def test_flexible_guidance_v_head_and_classes():
   )  # fmt: skip
   _, logs = loss_of(trainer, variables, batch)
   assert "mse_v" in logs and "ae_mse" not in logs
-  variables["params"] = jax.tree.map(lambda p: p + 0.1, variables["params"])
+  rng = np.random.default_rng(1)
+  variables["params"] = jax.tree.map(
+    lambda p: p + 0.3 * rng.standard_normal(p.shape).astype("f4"), variables["params"]
+  )
   draw = jax.jit(lambda w, b: trainer.reconstruct(variables, b, KEY, w=w)["image"])
   base = draw(1.0, batch)
   assert base.shape == IMAGE["image"].shape
-  assert float(jnp.abs(base - draw(3.0, batch)).max()) > 1e-4
-  assert float(jnp.abs(base - draw(1.0, {**batch, "label": np.arange(8)[::-1]})).max()) > 1e-4
+  assert float(jnp.abs(base - draw(3.0, batch)).max()) > 1e-3
+  assert float(jnp.abs(base - draw(1.0, {**batch, "label": np.arange(8)[::-1]})).max()) > 1e-3
 
 
 def test_evaluation_measures_the_final_objective():
