@@ -11,7 +11,12 @@ Recordings of a folder (here digits spoken at 8 kHz, split by the number in the 
   python train.py --workdir runs/speech --config configs/meanflow.py:data=audio_dir,dir=PATH,\
 train=_(1[5-9]|[234]\\d)\\.wav$,validation=_1[0-4]\\.wav$,test=_[5-9]\\.wav$
 
-Images as one token each, without a codec: data=digits (8x8, ships with scikit-learn), data=mnist.
+Flows on tokens, without the waveform codec: one backbone encodes, decodes and flows, so that
+methods and nets can be compared. Images (data=digits: 8x8, ships with scikit-learn; data=mnist) are
+always that, audio with tokens=mdct or reshape:
+
+  python train.py --workdir runs/d --config configs/meanflow.py:data=digits,net=dit,tokens=patch
+  python train.py --workdir runs/t --config configs/meanflow.py:net=mixer_flow,tokens=mdct
 """
 
 import math
@@ -21,10 +26,12 @@ from ml_collections import ConfigDict
 from big_audio.config import args
 
 ARGS = dict(
-  method=("imf", "mf", "fm", "ae"),  # what the decoder's refiner learns; ae: none
+  method=("imf", "mf", "fm", "alpha", "ae"),  # what the flow learns; ae: no flow
   data=("notes", "audio_dir", "digits", "mnist"),
-  net=("convnext1d", "mlp_flow"),  # backbone of the refiner
-  domain=("magnitude", "mdct", "stft"),  # in which it works
+  net=("auto", "mlp_flow", "mixer_flow", "convnext1d", "dit"),  # backbone; auto: what fits tokens
+  # auto: codec for audio, flat for images
+  tokens=("auto", "codec", "mdct", "reshape", "flat", "block_dct", "row_dct", "patch"),
+  domain=("magnitude", "mdct", "stft"),  # of the codec's refiner
   dir="",  # of audio_dir and mnist
   sr=8000,  # of the codec, Hz; recordings of another rate are refused
   train="", validation="", test="",  # regexes over file names; empty: split by hash
@@ -39,6 +46,9 @@ ARGS = dict(
   steps=0,  # 0: the number that the docstring speaks of
   smoke=False,
 )  # fmt: skip
+
+IMAGES = ("digits", "mnist")
+FITS = dict(audio=("codec", "mdct", "reshape"), image=("flat", "patch", "block_dct", "row_dct"))
 
 
 def token_samples(sr):
@@ -61,11 +71,53 @@ def levels(kbps, sr):
 
 
 def get_config(arg=""):
-  """Audio: codec and refiner in one run; images: `mlp_flow` on one token an image."""
+  """Audio: codec and refiner in one run (tokens=codec), or a flow on tokens; images: the latter."""
   a = args(arg, ARGS)
-  config = images(a) if a.data in ("digits", "mnist") else audio(a)
+  kind = "image" if a.data in IMAGES else "audio"
+  name = FITS[kind][0] if a.tokens == "auto" else a.tokens
+  if name not in FITS[kind]:
+    raise ValueError(
+      f"configs/meanflow.py: tokens={name} does not fit data={a.data}; use {', '.join(FITS[kind])}."
+    )
+  net = a.net
+  if net == "auto":
+    net = "mlp_flow" if name == "flat" else "convnext1d"
+  if name == "flat" and net != "mlp_flow":
+    raise ValueError(
+      f"configs/meanflow.py: net={net} relates tokens to each other, and tokens=flat is one token "
+      f"an image. Use net=mlp_flow, or tokens=patch, block_dct or row_dct."
+    )
+  with a.unlocked():
+    a.tokens, a.net = name, net
+  default = {k: v[0] if isinstance(v, tuple) else v for k, v in ARGS.items()}
+  unused = ["sr", "kbps", "secs", "batch", "channels"] if kind == "image" else []
+  unused += [] if name == "codec" else ["domain", "begin", "gan", "rate_weight", "width"]
+  odd = [k for k in unused if a[k] != default[k]]
+  if odd:
+    raise ValueError(
+      f"configs/meanflow.py: data={a.data},tokens={name} does not take {', '.join(odd)}."
+    )
+  config = audio(a) if name == "codec" else images(a) if kind == "image" else audio_tokens(a)
   config.seed = 0
   return config
+
+
+def backbone(a, dim, tokens, latent):
+  """The net `a.net` for `tokens` tokens of width `dim`; latent=0 for a refiner."""
+  width, depth = (32, 1) if a.smoke else (256, 4)
+  net = dict(model=a.net, dim=dim, latent=latent, depth=depth)
+  if a.net == "mlp_flow":
+    return dict(net, hidden=width)
+  net["width"] = width
+  if latent:
+    net["coder_depth"] = 1 if a.smoke else 2
+  if a.net == "mixer_flow":
+    net["tokens"] = tokens
+  if a.net == "dit":
+    net["heads"] = 2 if a.smoke else 4
+    # Images have places; in sounds, attention of 8 tokens on each side keeps the reach finite.
+    net.update(positions=tokens) if a.data in IMAGES else net.update(window=8)
+  return net
 
 
 def source(a, split):
@@ -89,10 +141,11 @@ def source(a, split):
 
 
 def audio(a):
-  """Codec at 50 tokens a second; the refiner begins when the codec has finished."""
+  """Codec on the waveform; the refiner begins when the codec has finished."""
   steps = a.steps or (30 if a.smoke else 4000)
   hop = token_samples(a.sr)
-  n, second = hop * max(1, round(a.secs * a.sr / hop)), hop * round(a.sr / hop)
+  n = hop * max(1, round(a.secs * a.sr / hop))
+  second = n if a.net == "mixer_flow" else hop * round(a.sr / hop)  # a mixer knows one length
   train_pp = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
   eval_pp = (
     f'require_sr({a.sr})|pad(samples={second})|crop(samples={second}, mode="start")'
@@ -129,12 +182,8 @@ def audio(a):
   schedule = [prior, ["codec/.*", cosine]]
   if a.method != "ae":
     dims = dict(mdct=hop, magnitude=2 * (hop + 1), stft=4 * (hop + 1))
-    net = dict(model=a.net, dim=dims[a.domain] * a.channels)
-    if a.net == "mlp_flow":
-      net.update(latent=0, depth=4, hidden=256)
-    else:
-      net.update(width=32 if a.smoke else 256, depth=1 if a.smoke else 4)
-    c.models.refiner = net
+    rows = n // hop + (a.domain == "mdct")
+    c.models.refiner = backbone(a, dims[a.domain] * a.channels, rows, latent=0)
     c.trainer.update(domain=a.domain, sigma=0.5, refiner_begin_percent=a.begin, sample_weight=0.5)
     schedule = [
       prior,
@@ -160,29 +209,47 @@ def audio(a):
   return c
 
 
+def audio_tokens(a):
+  """A flow on MDCT frames or patches of samples, from quantised latents."""
+  steps = a.steps or (30 if a.smoke else 4000)
+  hop = token_samples(a.sr)
+  n = hop * max(1, round(a.secs * a.sr / hop))
+  dim, rows = hop * a.channels, n // hop + (a.tokens == "mdct")
+  groups = levels(a.kbps, a.sr)
+  tokens = dict(mdct=dict(name="mdct", hop=hop), reshape=dict(name="reshape", patch=hop))
+  c = tokens_config(a, steps, backbone(a, dim, rows, sum(len(g) for g in groups)))
+  c.trainer.update(key="wav", tokens=tokens[a.tokens], quantizer=groups)
+  fit = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
+  start = f'require_sr({a.sr})|pad(samples={n})|crop(samples={n}, mode="start")|keep("wav", "id")'
+  c.input.batch_size, c.input.max_bad_share = (2 if a.smoke else a.batch), 0.01
+  c.input.data = dict(train=dict(source(a, "train"), pp=fit))
+  nfe = [0] if a.method == "ae" else [1, 2, 4]
+  common = dict(
+    data=dict(source(a, "validation"), pp=start), batch_size=4 if a.smoke else 16,
+  )  # fmt: skip
+  limit = 4 if a.smoke else 64
+  c.evals = dict(
+    val=dict(type="mean", log_percent=10, limit=limit, **common),
+    distance=dict(type="audio_distance", log_percent=50, sr=a.sr, nfe=nfe, limit=limit, **common),
+    samples=dict(type="samples", log_percent=100, sr=a.sr, count=4, also=["ae"],
+                 variants={f"nfe{n}": dict(nfe=n) for n in nfe[:2]}, **common),
+  )  # fmt: skip
+  return c
+
+
 def images(a):
-  """One token an image; mlp_flow encodes, decodes and flows."""
-  default = {k: v[0] if isinstance(v, tuple) else v for k, v in ARGS.items()}
-  odd = [k for k in ("net", "domain", "sr", "kbps", "secs", "batch", "begin") if a[k] != default[k]]
-  if odd and not (odd == ["net"] and a.net == "mlp_flow"):
-    raise ValueError(f"configs/meanflow.py: data={a.data} does not take {', '.join(odd)}.")
+  """A flow on one token an image, on patches or rows, from a float latent of about 32 numbers."""
   steps = a.steps or (60 if a.smoke else 3000)
-  c = ConfigDict()
-  c.total_steps = steps
-  c.input = dict(
-    batch_size=64, num_threads=1, num_workers=0, max_bad_share=0.0,
-    data=dict(train=dict(source(a, "train"), pp='keep("image")')),
-  )  # fmt: skip
-  dim = dict(digits=64, mnist=784)[a.data]
-  size = dict(latent=16, depth=2, hidden=64) if a.smoke else dict(latent=32, depth=4, hidden=256)
-  c.models = dict(net=dict(model="mlp_flow", dim=dim, **size))
-  c.trainer = dict(name="flow", method=a.method, key="image")
-  c.optimizer = dict(
-    name="adam", lr=1e-3, clip=1.0, ema=dict(decay=0.999),
-    schedule=[[".*", dict(kind="cosine", warmup_percent=2)]],
-  )  # fmt: skip
-  c.log = dict(every_steps=10 if a.smoke else 50)
-  c.ckpt = dict(every_steps=20 if a.smoke else 1000, keep_latest=2)
+  side = dict(digits=8, mnist=28)[a.data]
+  # (number of tokens, their width)
+  blocks = (side // 4) ** 2, 16
+  count, dim = dict(flat=(1, side * side), row_dct=(side, side)).get(a.tokens, blocks)
+  latent = max(1, (16 if a.smoke else 32) // count)
+  c = tokens_config(a, steps, backbone(a, dim, count, latent))
+  c.trainer.update(key="image", tokens=a.tokens)
+  c.input.batch_size = 64
+  c.input.data = dict(train=dict(source(a, "train"), pp='keep("image")'))
+  c.log.every_steps = 10 if a.smoke else 50
   valid = dict(source(a, "validation"), pp='keep("image", "id")')
   variants = {"ae": {}} if a.method == "ae" else {f"nfe{n}": dict(nfe=n) for n in (1, 2, 4)}
   c.evals = dict(
@@ -190,4 +257,20 @@ def images(a):
     samples=dict(type="samples", data=valid, batch_size=16, log_percent=100, key="image",
                  count=16, variants=variants),
   )  # fmt: skip
+  return c
+
+
+def tokens_config(a, steps, net):
+  """What all flows on tokens share."""
+  c = ConfigDict()
+  c.total_steps = steps
+  c.input = dict(batch_size=0, num_threads=1, num_workers=0, max_bad_share=0.0, data={})
+  c.models = dict(net=net)
+  c.trainer = dict(name="flow", method=a.method)
+  c.optimizer = dict(
+    name="adam", lr=1e-3, clip=1.0, ema=dict(decay=0.999),
+    schedule=[[".*", dict(kind="cosine", warmup_percent=2)]],
+  )  # fmt: skip
+  c.log = dict(every_steps=5 if a.smoke else 50)
+  c.ckpt = dict(every_steps=20 if a.smoke else 1000, keep_latest=2)
   return c

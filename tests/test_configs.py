@@ -30,22 +30,32 @@ def test_smoke_run_writes_all_that_is_promised(tmp_path):
   assert last["train/ae_loss"] < first["train/ae_loss"]
 
 
+SHAPES = {"notes": ("wav", (2, 4800, 1)), "digits": ("image", (2, 8, 8, 1))}
+
+
+def build(data, arg):
+  """(config, trainer, batch, stats) of a smoke config."""
+  config = C.with_defaults(C.load(f"{MEANFLOW},data={data},{arg}"))
+  trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
+  key, shape = SHAPES[data]
+  batch = {key: np.random.default_rng(0).standard_normal(shape, np.float32)}
+  return config, trainer, batch, trainer.stats([batch])
+
+
 @pytest.mark.parametrize(
   "data, arg",
   [
-    *(("digits", f"method={m}") for m in ("ae", "fm", "mf", "imf,net=mlp_flow")),
+    ("digits", "method=ae"),
+    ("digits", "method=imf,net=dit,tokens=patch"),
+    ("notes", "method=alpha,net=mixer_flow,tokens=mdct"),
     *(("notes", f"method={m}") for m in ("ae", "fm", "mf", "imf,domain=mdct", "imf,domain=stft")),
-    ("notes", "method=imf,net=mlp_flow"),
+    *(("notes", f"method=imf,net={n}") for n in ("mlp_flow", "mixer_flow", "dit")),
+    ("notes", "method=imf,net=mixer_flow,domain=mdct"),
     ("notes", "method=imf,kbps=2.4"),
   ],
 )
 def test_every_variant_is_traced_through_a_step(data, arg):
-  config = C.with_defaults(C.load(f"{MEANFLOW},data={data},{arg}"))
-  trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
-  rng = np.random.default_rng(0)
-  shape = {"notes": (2, 4800, 1), "digits": (2, 8, 8, 1)}[data]
-  batch = {{"notes": "wav", "digits": "image"}[data]: rng.standard_normal(shape, np.float32)}
-  stats = trainer.stats([batch]) if hasattr(trainer, "stats") else {}
+  config, trainer, batch, stats = build(data, arg)
   opt, make_state = train_step.build_state(config, trainer, batch, stats, total=10, units={})
   update = train_step.make_update(trainer, opt, accum=1, total=10, max_skipped=0)
   state = jax.eval_shape(make_state, jax.random.key(0), batch, stats)
@@ -55,6 +65,47 @@ def test_every_variant_is_traced_through_a_step(data, arg):
   assert {"loss", "grad_norm"} <= metrics.keys()
 
 
+@pytest.mark.parametrize("method", ["ae", "fm", "mf", "imf", "alpha"])
+@pytest.mark.parametrize("net", ["mlp_flow", "mixer_flow", "convnext1d", "dit"])
+@pytest.mark.parametrize(
+  "data, tokens", [("digits", "patch"), ("digits", "row_dct"), ("notes", "mdct"),
+                   ("notes", "reshape")],
+)  # fmt: skip
+def test_the_matrix_is_traced(data, tokens, net, method):
+  _, trainer, batch, stats = build(data, f"tokens={tokens},net={net},method={method}")
+  assert trainer.method == method and type(trainer.net).__module__.endswith(net)
+  variables = jax.eval_shape(trainer.init, jax.random.key(0), batch, stats)
+  loss = lambda v, b, step: (
+    trainer.loss(v, b, jax.random.key(0), step=step, total_steps=10, train=True).value
+  )
+  assert jax.eval_shape(loss, variables, batch, 0).shape == (2,)
+
+
+@pytest.mark.parametrize(
+  "data, arg",
+  [
+    ("digits", "method=imf,net=dit,tokens=patch"),
+    ("notes", "method=alpha,net=convnext1d,tokens=reshape"),
+  ],
+)
+def test_some_of_the_matrix_learn(data, arg):
+  config, trainer, batch, stats = build(data, arg)
+  opt, make_state = train_step.build_state(config, trainer, batch, stats, total=20, units={})
+  update = jax.jit(train_step.make_update(trainer, opt, accum=1, total=20, max_skipped=0))
+  state, errors = jax.jit(make_state)(jax.random.key(0), batch, stats), []
+  for _ in range(8):
+    state, metrics = update(state, batch, jax.random.key(0))
+    errors.append(float(metrics["ae_mse"]))
+    assert np.isfinite(float(metrics["loss"]))
+  assert errors[-1] < errors[0]
+  out = jax.jit(lambda v, b, k: trainer.reconstruct(v, b, k, nfe=2))(
+    {"params": state["params"], **state["vars"]}, batch, jax.random.key(0)
+  )
+  key, shape = SHAPES[data]
+  assert out[key].shape == out["ae"].shape == shape and out["bits"].shape == (2,)
+  assert np.isfinite(out[key]).all()
+
+
 @pytest.mark.parametrize(
   "arg, words",
   [
@@ -62,6 +113,11 @@ def test_every_variant_is_traced_through_a_step(data, arg):
     ("method=imff", '"imf"'),
     ("data=audio_dir", "dir=PATH"),
     ("data=digits,kbps=2.4", "does not take kbps"),
+    ("tokens=mdct,domain=stft", "does not take domain"),
+    ("data=digits,tokens=mdct", "use flat, patch, block_dct, row_dct"),
+    ("data=notes,tokens=patch", "use codec, mdct, reshape"),
+    ("data=digits,tokens=codec", "use flat, patch"),
+    ("data=digits,net=dit", "tokens=patch, block_dct or row_dct"),
     ("data=notes,dir=x", "does not take dir"),
     ("data=audio_dir,dir=x,train=a", "all of train, validation and test"),
   ],

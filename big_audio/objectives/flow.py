@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+MIN_T = 0.05  # of x-prediction's division by t
+
 
 def expand(t, like):
   """t f32[B] with trailing axes of size 1, as many as `like` has."""
@@ -19,6 +21,26 @@ def interpolate(x, e, t):
   """z = (1-t) x + t e for x, e f32[B, ...] and t f32[B]."""
   t = expand(t, x)
   return (1 - t) * x + t * e
+
+
+def predict_x(fn: Callable, base: Callable | None = None, min_t: float = MIN_T) -> Callable:
+  """The velocity of a net that gives the data: u = (z - x_hat) / clip(t, min_t, 1) (2601.22158).
+
+  Args:
+    fn: x_hat(z, t, h, cond, **kw), or (x_hat, x_hat of the v-head).
+    base: function of cond, which the net's output is added to; None: it gives x_hat itself.
+    min_t: smallest divisor; below it u is smaller than the data asks for.
+
+  Returns:
+    u(z, t, h, cond, **kw), with as many heads as fn.
+  """
+
+  def u(z, t, h, cond=None, **kw):
+    start = 0.0 if base is None else base(cond)
+    divisor = expand(jnp.maximum(t, min_t), z)
+    return jax.tree.map(lambda out: (z - (start + out)) / divisor, fn(z, t, h, cond, **kw))
+
+  return u
 
 
 def sample_t(rng, shape, *, kind: str = "logit_normal", mean: float = -0.4, std: float = 1.0):
@@ -72,8 +94,8 @@ def flow_matching(
     p, eps: see `adaptive`.
 
   Returns:
-    (loss f32[B], {"mse": f32[B]}).
+    (loss f32[B], {"mse", "mse_equal": f32[B]}), both names for the one raw error that there is.
   """
   u = fn(interpolate(x, e, t), t, jnp.zeros_like(t), cond)
   mse = frame_mean(jnp.square(u - (e - x)), mask)
-  return adaptive(mse, x[0].size, p, eps), {"mse": mse}
+  return adaptive(mse, x[0].size, p, eps), {"mse": mse, "mse_equal": mse}

@@ -48,6 +48,12 @@ def take_rows(tree: Any, rows: np.ndarray, shards: int = 1) -> Any:
   return jax.tree.map(pick, tree)
 
 
+def put_rows(whole, part, rows: np.ndarray, shards: int = 1):
+  """`whole` with the given rows of every shard replaced by those of `part` (`take_rows`' order)."""
+  split = lambda x: x.reshape(shards, -1, *x.shape[1:])
+  return split(whole).at[:, rows].set(split(part)).reshape(whole.shape)
+
+
 def _join(a, b, rows_a, rows_b, shards):
   """Undoes two `take_rows`."""
   order = np.argsort(np.concatenate([rows_a, rows_b]))
@@ -79,6 +85,22 @@ def sample_t_r(rng, batch: int, *, ratio: float, shards: int = 1, **dist):
   return t, jnp.where(moving, r, t)
 
 
+def heads(out: Any) -> tuple[Any, Any]:
+  """(u, v) of a net's output; v is None where the net has no v-head."""
+  return out if isinstance(out, tuple) else (out, None)
+
+
+def call(fn: Callable, z, t, h, cond, ctx=None) -> Any:
+  """fn(z, t, h, cond), with the guidance's ctx where there is one."""
+  return fn(z, t, h, cond) if ctx is None else fn(z, t, h, cond, ctx=ctx)
+
+
+def split_logs(mse, h) -> dict:
+  """The raw error of all rows, of those with r = t, and of those with r < t."""
+  below = (h > 0).astype(mse.dtype)
+  return {"mse": mse, "mse_equal": (mse, 1 - below), "mse_below": (mse, below)}
+
+
 def meanflow(
   fn: Callable,
   x,
@@ -89,9 +111,13 @@ def meanflow(
   ratio: float,
   improved: bool = False,
   cond=None,
+  ctx=None,
+  target=None,
+  own=None,
   mask=None,
   p: float = 1.0,
   eps: float = 0.01,
+  v_weight: float = 1.0,
   shards: int = 1,
   full: bool = False,
   tangent: tuple[float, float] = (1.0, 1.0),
@@ -99,43 +125,59 @@ def meanflow(
   """MeanFlow's loss, or improved MeanFlow's.
 
   Args:
-    fn: u(z, t, h, cond) -> f32[B, ...]; every operation in it must have a forward derivative.
+    fn: u(z, t, h, cond) -> f32[B, ...], or (u, v) of a net with a v-head; every operation in it
+      must have a forward derivative. With ctx it is called as fn(z, t, h, cond, ctx=ctx).
     x, e: data and noise, f32[B, ...].
     t, r: f32[B], from `sample_t_r` with the same ratio and shards.
     ratio: share of rows with r < t.
     improved: the improved loss (iMF) in place of the original's.
     cond: any pytree with leading axis B, handed to fn.
+    ctx: {"w", "t_min", "t_max": f32[B]} of guidance as input, or None.
+    target: the velocity to learn, like x (guided, see `objectives.guided`); None: e - x.
+    own: the network's velocity at (z, t), like x, where it is known already (improved only).
     mask: bool[B, F] or None, frames that count.
     p, eps: see `flow.adaptive`; 1 and .01 are the official settings.
+    v_weight: of the v-head's own loss, which has the same target and weighting.
     shards: number of device shards of the batch.
     full: run the JVP on all rows. The same loss and gradients, slower; the tests' reference.
     tangent: of (t, h) along the path; anything but (1, 1) is wrong, and is there for the tests.
 
   Returns:
     (loss f32[B], {"mse": f32[B], "mse_equal": (values, weights), "mse_below": ...}): the raw mean
-    square errors, of all rows, of those with r = t, and of those with r < t.
+    square errors, of all rows, of those with r = t, and of those with r < t; "mse_v" of a v-head.
   """
   batch = x.shape[0]
   rows, rest = jvp_rows(batch, 1.0 if full else ratio, shards)
-  z, v, h = flow.interpolate(x, e, t), e - x, t - r
-  everything = dict(z=z, v=v, t=t, h=h, cond=cond)
+  v = e - x if target is None else target
+  everything = dict(z=flow.interpolate(x, e, t), v=v, t=t, h=t - r, cond=cond, ctx=ctx, own=own)
   sg = jax.lax.stop_gradient
-  parts = []
+  parts = []  # of each group of rows: the errors of u and of the v-head
   if len(rest):
     a = take_rows(everything, rest, shards)
-    parts.append(fn(a["z"], a["t"], a["h"], a["cond"]) - a["v"])
+    u, v_head = heads(call(fn, a["z"], a["t"], a["h"], a["cond"], a["ctx"]))
+    parts.append((u - a["v"], None if v_head is None else v_head - a["v"]))
   if len(rows):
     b = take_rows(everything, rows, shards)
-    own = fn(b["z"], b["t"], jnp.zeros_like(b["h"]), b["cond"]) if improved else b["v"]
-    u, du = jax.jvp(
-      lambda z, t, h: fn(z, t, h, b["cond"]),
+    along = b["v"]
+    if improved and own is None:
+      u, v_head = heads(call(fn, b["z"], b["t"], jnp.zeros_like(b["h"]), b["cond"], b["ctx"]))
+      along = u if v_head is None else v_head
+    elif improved:
+      along = b["own"]
+    u, du, v_head = jax.jvp(
+      lambda z, t, h: heads(call(fn, z, t, h, b["cond"], b["ctx"])),
       (b["z"], b["t"], b["h"]),
-      (sg(own), jnp.full_like(b["t"], tangent[0]), jnp.full_like(b["h"], tangent[1])),
+      (sg(along), jnp.full_like(b["t"], tangent[0]), jnp.full_like(b["h"], tangent[1])),
+      has_aux=True,
     )
     # V - v (iMF) and u - (v - h du) (MF) are the same difference; only the tangent is not.
-    parts.append(u + flow.expand(b["h"], u) * sg(du) - b["v"])
-  err = parts[0] if len(parts) == 1 else _join(*parts, rest, rows, shards)
+    err = u + flow.expand(b["h"], u) * sg(du) - b["v"]
+    parts.append((err, None if v_head is None else v_head - b["v"]))
+  join = lambda a, b: _join(a, b, rest, rows, shards)
+  err, err_v = parts[0] if len(parts) == 1 else jax.tree.map(join, *parts)
   mse = flow.frame_mean(jnp.square(err), mask)
-  below = (h > 0).astype(mse.dtype)
-  logs = {"mse": mse, "mse_equal": (mse, 1 - below), "mse_below": (mse, below)}
-  return flow.adaptive(mse, x[0].size, p, eps), logs
+  value, logs = flow.adaptive(mse, x[0].size, p, eps), split_logs(mse, t - r)
+  if err_v is not None:
+    logs["mse_v"] = flow.frame_mean(jnp.square(err_v), mask)
+    value = value + v_weight * flow.adaptive(logs["mse_v"], x[0].size, p, eps)
+  return value, logs

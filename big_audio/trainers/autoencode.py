@@ -7,8 +7,9 @@ Stage 1 trains the codec on waveform and spectral losses, with `gan=dict(...)` a
 Stage 2, from `refiner_begin_percent` of the run on, trains the refiner to carry the decoder's
 output y to the recording x in `domain` (models/frames.py), from e = y + sigma * eps at t=1
 (FlowDec, 2503.01485) or from plain noise. The codec then stands still unless `joint`; give it a
-schedule that ends where the refiner begins. `method="ae"` has no stage 2 and no refiner. At inference, a refiner
-with 0 evaluations is the AE. A model "prior" (models/code_prior.py) learns what codes cost.
+schedule that ends where the refiner begins. `method="ae"` has no stage 2 and no refiner; at
+inference, a refiner with 0 evaluations is the AE. A model "prior" (models/code_prior.py) learns
+what codes cost.
 
 With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t, .05) (pMF,
 2601.22158), so an untrained refiner returns the AE's output; with "u" it gives u itself.
@@ -25,11 +26,11 @@ from big_audio import config as C
 from big_audio.models import frames
 from big_audio.nn.quantize import code_usage
 from big_audio.objectives import flow, gan, spectral
+from big_audio.samplers import ode
 from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
-MIN_T = 0.05  # of pMF's division by t
 MAX_LATENT = 1.5  # beyond it the quantiser is saturated: 2 sigmoid(1.6 * 1.5) - 1 = .83
 
 
@@ -67,6 +68,11 @@ class Trainer:
         f"config.models.prior.sizes: expected the codec's levels {sizes}, got "
         f"{list(self.code_prior.sizes)}."
       )
+    if self.flow is not None and self.flow.guidance == "flexible":
+      raise ValueError(
+        'config.trainer.guidance: a refiner takes guidance of kind "fixed"; "flexible" is for '
+        'trainer "flow".'
+      )
     if self.flow is None and "refiner" in models:
       raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
 
@@ -74,7 +80,9 @@ class Trainer:
     self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
     predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
     quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, gan=None,
-    sample_weight=0.0, sample_share=0.25, ratio=0.5, p=1.0, eps=0.01, t_dist=None,
+    sample_weight=0.0, sample_share=0.25, ratio=0.5, p=1.0, eps=None, t_dist=None,
+    guidance=None, drop=None, alpha_begin_percent=0.0, alpha_end_percent=100.0, warmup=None,
+    warmup_percent=0.0, v_weight=1.0, sampler=None, scale=1.0,
   ):  # fmt: skip
     for key, share in (("quantizer_dropout", quantizer_dropout), ("soft_share", soft_share)):
       if not 0 <= share <= 1:
@@ -85,13 +93,14 @@ class Trainer:
       raise ValueError("config.trainer.soft_share: only an FSQ can leave latents unrounded.")
     for key, value, known in (
       ("method", method, METHODS), ("prior", prior, PRIORS), ("predict", predict, ("x", "u")),
+      ("sampler", sampler, (None, *ode.SAMPLERS)),
     ):  # fmt: skip
       if value not in known:
         raise ValueError(f"config.trainer.{key}={value!r} is unknown. {C.nearest(value, known)}")
     if prior == "standard" and predict == "x":
       raise ValueError('config.trainer: predict="x" starts at y; use it with prior="shifted".')
     self.method, self.prior, self.sigma, self.predict = method, prior, sigma, predict
-    self.far_weight = far_weight
+    self.far_weight, self.sampler, self.scale = far_weight, sampler, scale
     self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
     self.sample_weight, self.sample_share = sample_weight, sample_share
     self.rate_weight = rate_weight
@@ -102,7 +111,11 @@ class Trainer:
       raise ValueError("config.trainer.rate_weight needs an FSQ and config.models.prior.")
     self.flow = self.domain = None
     if method != "ae":
-      self.flow = FlowLoss(method, ratio=ratio, p=p, eps=eps, t_dist=t_dist)
+      self.flow = FlowLoss(
+        method, ratio=ratio, p=p, eps=eps, t_dist=C.to_dict(t_dist), guidance=C.to_dict(guidance),
+        drop=drop, alpha_begin_percent=alpha_begin_percent, alpha_end_percent=alpha_end_percent,
+        warmup=warmup, warmup_percent=warmup_percent, v_weight=v_weight,
+      )  # fmt: skip
       sub = sub or (1 if domain == "mdct" else self.codec.sub)
       self.domain = frames.build(
         domain, hop=self.codec.hop, channels=self.codec.channels, sub=sub, power=power
@@ -199,18 +212,16 @@ class Trainer:
       return None
     return jnp.any(self.domain.align(mask[..., None].astype(jnp.float32)) > 0, axis=-1)
 
-  def _velocity(self, variables) -> Callable:
-    """u(z, t, h, {"y", "feats", "mask"})."""
+  def _velocity(self, variables, heads=False) -> Callable:
+    """u(z, t, h, {"y", "feats", "mask"}), with the v-head's output if `heads`."""
     params = {"params": variables["params"]["refiner"]}
+    more = {"with_v": True} if heads and getattr(self.refiner, "v_head", 0) else {}
 
     def u(z, t, h, c):
       cond = jnp.concatenate([c["y"], c["feats"]], axis=-1)
-      out = self.refiner.apply(params, z, t, h, cond, c["mask"], method="u")
-      if self.predict == "u":
-        return out
-      return (z - (c["y"] + out)) / flow.expand(jnp.maximum(t, MIN_T), z)
+      return self.refiner.apply(params, z, t, h, cond, c["mask"], method="u", **more)
 
-    return u
+    return flow.predict_x(u, base=lambda c: c["y"]) if self.predict == "x" else u
 
   def _cond(self, y_rows, feats, mask):
     rows = y_rows.shape[:2]
@@ -218,6 +229,10 @@ class Trainer:
       feats = jnp.where(mask[..., None], feats, 0.0)
     row_mask = jnp.ones(rows, bool) if mask is None else self._row_mask(mask)
     return {"y": y_rows, "feats": self.domain.align(feats), "mask": row_mask}
+
+  def _null(self, cond):
+    """The refiner without the decoder's features: all it knows is y."""
+    return {**cond, "feats": jnp.zeros_like(cond["feats"])}
 
   def _reconstruction(self, pred, wav, mask):
     kw = {} if self.weights is None else {"weights": C.to_dict(self.weights)}
@@ -264,6 +279,8 @@ class Trainer:
       value, bits, logs, updates, _, _ = stage1(variables)
       return Loss(value + bits, logs=logs, updates=updates)
 
+    begin = jnp.round(self.begin * total_steps)
+
     def stage2(variables):
       value, bits, logs, updates, y, feats = stage1(
         variables if self.joint else jax.lax.stop_gradient(variables)
@@ -272,8 +289,10 @@ class Trainer:
         value, updates = jax.lax.stop_gradient(value), {k: variables[k] for k in updates}
       y, feats = jax.lax.stop_gradient((y, feats))
       flow_value, flow_logs = self._flow_loss(
-        variables, wav, y, feats, mask, sample_mask, k_flow, step=step, total_steps=total_steps
-      )
+        variables, wav, y, feats, mask, sample_mask, k_flow, total_steps=total_steps - begin,
+        # Evaluation measures the objective that the run ends with.
+        step=jnp.maximum(step - begin, 0) if train else total_steps - begin,
+      )  # fmt: skip
       weighted = lambda v: v if isinstance(v, tuple) else (v, jnp.ones_like(v))
       logs |= {k: weighted(v) for k, v in flow_logs.items()}
       return flow_value + value + bits, logs, updates
@@ -289,7 +308,6 @@ class Trainer:
       absent = lambda v: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), v)
       return value + bits, {k: logs.get(k, absent(v)) for k, v in shapes.items()}, updates
 
-    begin = jnp.round(self.begin * total_steps)
     value, logs, updates = jax.lax.cond(step < begin, stage1_only, stage2, variables)
     return Loss(value, logs=logs, updates=updates)
 
@@ -341,8 +359,10 @@ class Trainer:
     y_rows, side = self._rows(variables, y, mask)
     cond = self._cond(y_rows, feats, mask)
     e = start_noise(self.prior, self.sigma, jax.random.normal(k_noise, x.shape), y_rows)
-    u = self._velocity(variables)
-    value, logs = self.flow(u, x, e, k_time, cond=cond, mask=cond["mask"])
+    value, logs = self.flow(
+      self._velocity(variables, heads=True), x, e, k_time, cond=cond, mask=cond["mask"],
+      null=self._null(cond), **progress,
+    )  # fmt: skip
     logs["flow_loss"] = value
     logs["y_mse"] = flow.frame_mean(jnp.square(y_rows - x), cond["mask"])
     if self.sample_weight:
@@ -351,7 +371,7 @@ class Trainer:
       e1 = start_noise(
         self.prior, self.sigma, jax.random.normal(k_sample, share(x).shape), share(y_rows)
       )
-      out = self.flow.sample(u, e1, 1, take(cond))
+      out = self.flow.sample(self._velocity(variables), e1, 1, take(cond))
       m = None if sample_mask is None else share(sample_mask)
       pred = self._wave(variables, out, take(side), None if mask is None else share(mask))
       heard, _ = self._reconstruction(pred, share(wav), m)
@@ -395,13 +415,19 @@ class Trainer:
     first = batch["token"][:, :1]
     index = first + jnp.arange(y_rows.shape[1])
 
-    def noise(seed, index):
-      key = jax.random.key(seed)
+    def noise(seed, index, again):
+      key = jax.random.fold_in(jax.random.key(seed), again) if again else jax.random.key(seed)
       draw = lambda i: jax.random.normal(jax.random.fold_in(key, i), y_rows.shape[2:])
       return jax.vmap(draw)(index)
 
-    e = start_noise(self.prior, self.sigma, jax.vmap(noise)(batch["seed"], index), y_rows)
-    rows = self.flow.sample(self._velocity(variables), e, nfe, cond)
+    def start(again=0):
+      eps = jax.vmap(lambda seed, i: noise(seed, i, again))(batch["seed"], index)
+      return start_noise(self.prior, self.sigma, eps, y_rows)
+
+    rows = self.flow.sample(
+      self._velocity(variables), start(), nfe, cond, sampler=self.sampler,
+      noise=lambda i: start(i + 1), null=self._null(cond), scale=self.scale,
+    )  # fmt: skip
     return self._wave(variables, rows, side, batch["mask"])
 
   def reconstruct(self, variables, batch, rng, *, nfe=1, groups=None):

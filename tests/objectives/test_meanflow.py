@@ -139,9 +139,10 @@ def test_masked_frames_do_not_count():
 
 @pytest.mark.slow
 def test_eight_gaussians_gate():
-  """One evaluation: MF and iMF reach the modes, flow matching and the known bug do not."""
+  """One evaluation: MF, iMF and alpha-Flow reach the modes, flow matching and the bug do not."""
   passes = lambda score: score[0] < 0.35 and score[1] < 0.25
   for seed in range(3):
     rows = eight_gaussians.table(seed=seed)
     ok = {name: passes(scores[1]) for name, scores in rows.items()}
-    assert ok == {"fm": False, "mf": True, "imf": True, "bug: unit tangent on r": False}, rows
+    want = {"fm": False, "mf": True, "imf": True, "alpha": True, "bug: unit tangent on r": False}
+    assert ok == want, rows

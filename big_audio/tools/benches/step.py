@@ -1,30 +1,39 @@
-"""One training step of FM, MF and iMF side by side: what the jvp of MeanFlow costs."""
+"""One training step of FM, MF, iMF and alpha-Flow side by side: what the jvp of MeanFlow costs."""
 
 import jax
 import numpy as np
 
 from big_audio import config as C
-from big_audio import train_step
+from big_audio import train_step, trees
 from big_audio.tools import timing
 
-ROWS = 1024
-# The first is as wide and deep as the original codec's MLP for MNIST (18.8 M parameters there).
-SHAPES = {
-  "784-d, latent 256, cond 128, 8 blocks": dict(dim=784, latent=256, cond_dim=128, depth=8),
-  "784-d, latent 32, 4 blocks of 256": dict(dim=784, latent=32, cond_dim=128, depth=4, hidden=256),
-}
-METHODS = ("fm", "mf", "imf")
+# The first two are as wide and deep as the original codec's MLP for MNIST (18.8 M parameters there,
+# which its batch of 128 goes with).
+ORIGINAL = dict(dim=784, latent=256, cond_dim=128, depth=8)
+SMALL = dict(dim=784, latent=32, cond_dim=128, depth=4, hidden=256)
+SHAPES = (
+  ("784-d, latent 256, cond 128, 8 blocks", 128, ORIGINAL),
+  ("784-d, latent 256, cond 128, 8 blocks", 1024, ORIGINAL),
+  ("784-d, latent 32, 4 blocks of 256", 1024, SMALL),
+)
+METHODS = ("fm", "mf", "imf", "alpha")
+# CPU milliseconds of a step of the original on its shape and batch, jitted, measured on two CPU
+# cores; relative to FM they are 1, 1.15 and 1.40.
+ORIGINAL_CPU_MS = {"fm": 131, "mf": 151, "imf": 183}
 
 
 def run(rounds: int) -> list[timing.Row]:
-  """Rows for each shape of the net; ratios are to FM, `params` in millions."""
+  """Rows for each shape of the net; ratios are to FM."""
   rows = []
-  for name, shape in SHAPES.items():
-    rows += timing.interleaved(
-      {m: _step(m, shape) for m in METHODS},
-      rounds,
-      group=f"train step of {ROWS} rows, mlp_flow {name} ({_millions(shape):.1f} M parameters)",
-    )
+  for name, batch, shape in SHAPES:
+    millions = _millions(shape, batch)
+    group = f"train step of {batch} rows, mlp_flow {name} ({millions:.1f} M parameters)"
+    found = timing.interleaved({m: _step(m, shape, batch) for m in METHODS}, rounds, group=group)
+    if shape is ORIGINAL and batch == 128:
+      for row in found:
+        if row["name"] in ORIGINAL_CPU_MS:
+          row["original_cpu_ms"] = ORIGINAL_CPU_MS[row["name"]]
+    rows += found
   return rows
 
 
@@ -38,30 +47,33 @@ def _config(method, shape):
   )
 
 
-def _parts(method, shape):
+def _parts(method, shape, rows):
   config = _config(method, shape)
   trainer = C.resolve("trainers", "flow").Trainer(config, C.build_models(config))
-  image = np.random.default_rng(0).standard_normal((ROWS, shape["dim"])).astype(np.float32)
-  batch = {"image": image}
+  image = np.random.default_rng(0).standard_normal((rows, shape["dim"], 1, 1))
+  batch = {"image": image.astype(np.float32)}
+  stats = trainer.stats([batch])
   opt, make_state = train_step.build_state(
-    config, trainer, batch, {}, total=1000, units=dict(batch_size=ROWS, data_size=ROWS)
+    config, trainer, batch, stats, total=1000, units=dict(batch_size=rows, data_size=rows)
   )
-  return trainer, batch, opt, make_state
+  return trainer, batch, stats, opt, make_state
 
 
-def _millions(shape):
-  _, batch, _, make_state = _parts("fm", shape)
-  state = jax.eval_shape(make_state, jax.random.key(0), batch, {})
-  return sum(x.size for x in jax.tree.leaves(state["params"])) / 1e6
+def _millions(shape, rows):
+  _, batch, stats, _, make_state = _parts("fm", shape, rows)
+  state = jax.eval_shape(make_state, jax.random.key(0), batch, stats)
+  return trees.count(state["params"]) / 1e6
 
 
-def _step(method, shape):
+def _step(method, shape, rows):
   """A function that advances its own state by one step."""
-  trainer, batch, opt, make_state = _parts(method, shape)
+  trainer, batch, stats, opt, make_state = _parts(method, shape, rows)
   update = jax.jit(
     train_step.make_update(trainer, opt, accum=1, total=1000, max_skipped=0), donate_argnums=0
   )
-  box = [jax.jit(make_state)(jax.random.key(0), batch, {})]
+  box = [jax.jit(make_state)(jax.random.key(0), batch, stats)]
+  if method == "alpha":  # where alpha is .5, in the middle of its schedule
+    box[0]["step"] = box[0]["step"] + 500
   batch, key = jax.device_put(batch), jax.random.key(1)
 
   def step():
