@@ -156,7 +156,9 @@ class Evaluator:
     return out
 
   def run(self, state) -> Iterator[tuple[str, float]]:
-    """Yields (<row>/<measure>, value), (<row>/<measure>_half, value), and the sizes of the sets."""
+    """Yields (<row>/<measure>, value), <row>/<measure>_half and its deviation over the splits
+    (_half_std), and the sizes of the sets. All rows share the splits: compare them with each other.
+    """
     found = self._collect(state)
     real = found["real"]
     if len(real) < 2:
@@ -170,7 +172,9 @@ class Evaluator:
           yield f"{name}/{k}", v
       crossed = [self._compare(real[a], items[b]) for a, b in halves]
       for k in crossed[0] if crossed else ():
-        yield f"{name}/{k}_half", float(np.mean([c[k] for c in crossed]))
+        split = [c[k] for c in crossed]
+        yield f"{name}/{k}_half", float(np.mean(split))
+        yield f"{name}/{k}_half_std", float(np.std(split))
     yield "items", float(len(real))
     yield "reference_items", float(len(reference))
     yield "features_per_item", float(real.shape[1])

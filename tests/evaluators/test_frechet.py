@@ -55,6 +55,7 @@ def test_rows_by_direct_calls():
   assert got["ae/fd"] > got["nfe1/fd"] > got["nfe4/fd"] > 0
   assert "real/fd" not in got and got["nfe4/fd_half"] > got["real/fd_half"] > 0
   assert abs(got["real/kid_half"]) < got["nfe1/kid_half"] < got["ae/kid_half"]
+  assert got["real/kid_half_std"] > 0
   assert got["real/recall_half"] > got["nfe1/recall_half"]
   for measure in ("precision", "recall", "density", "coverage"):
     assert f"nfe1/{measure}" in got
