@@ -18,7 +18,16 @@ import time
 import jax
 import jax.numpy as jnp
 
-from big_audio import checkpoint, inference, input_pipeline, metrics, sharding, train_step, trees
+from big_audio import (
+  checkpoint,
+  clock,
+  inference,
+  input_pipeline,
+  metrics,
+  sharding,
+  train_step,
+  trees,
+)
 from big_audio import config as C
 
 
@@ -195,8 +204,8 @@ def _train(config, workdir, mesh):
   writer = C.call("config.log", metrics.MetricWriter, workdir, is_main=main, **rest(config.log))
   writer.truncate(first if total else -1)
   failed_log = metrics.FailedLog(workdir, first, is_main=main)
-  progress = metrics.Progress(total, enabled=main)
-  chrono = metrics.Chrono(total, batch_size, first_step=first)
+  progress = clock.Progress(total, enabled=main)
+  chrono = clock.Chrono(total, batch_size, first_step=first)
   if first:
     progress.message(f"Restored step {first} of {workdir}.")
   else:
@@ -271,7 +280,7 @@ def _train(config, workdir, mesh):
     stack.callback(progress.close)
     stack.callback(writer.close)
     stop = stack.enter_context(stop_signals())
-    profiler = metrics.Profiler(config.profile, workdir)
+    profiler = clock.Profiler(config.profile, workdir)
     stack.callback(profiler.close)
     if total == 0:
       rows = batch_size // jax.process_count()
@@ -306,11 +315,9 @@ def _train(config, workdir, mesh):
         write_row(*pending)
         pending = None
       is_last = step == total
-      evals = [
-        n for n, (e, _) in evaluators.items() if metrics.itstime(step, e, total, first=False)
-      ]
-      is_log = bool(evals) or metrics.itstime(step, log_every, total)
-      is_ckpt = metrics.itstime(step, ckpt_every, total, first=False)
+      evals = [n for n, (e, _) in evaluators.items() if clock.itstime(step, e, total, first=False)]
+      is_log = bool(evals) or clock.itstime(step, log_every, total)
+      is_ckpt = clock.itstime(step, ckpt_every, total, first=False)
       # The best is saved only if it is saved where it is measured.
       is_ckpt |= bool(saver.best) and any(saver.best.startswith(f"val/{n}/") for n in evals)
       if jax.process_count() > 1 and saver.manager.reached_preemption(step):
