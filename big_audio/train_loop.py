@@ -83,21 +83,24 @@ def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardi
   return 0, state
 
 
+def make_evaluator(name: str, cfg, predict, *, mesh, workdir):
+  """The evaluator of `config.evals.<name>`; the tools build theirs with it too."""
+  where = f"config.evals.{name}"
+  kw = C.to_dict(cfg)
+  for key in ("type", "data", "batch_size"):
+    if key not in kw:
+      raise ValueError(f"{where}: the key {key!r} is missing.")
+  sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
+  cls = C.resolve("evaluators", kw.pop("type")).Evaluator
+  kw = {k: v for k, v in kw.items() if not k.startswith("log_")}
+  return C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)
+
+
 def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
   """{name: (every n steps, evaluator)} of `config.evals`."""
-  out = {}
-  for name, cfg in config.evals.items():
-    where = f"config.evals.{name}"
-    kw = C.to_dict(cfg)
-    every = C.steps("log", kw, total_steps=total, default=total, **units)
-    for key in ("type", "data", "batch_size"):
-      if key not in kw:
-        raise ValueError(f"{where}: the key {key!r} is missing.")
-    sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
-    cls = C.resolve("evaluators", kw.pop("type")).Evaluator
-    kw = {k: v for k, v in kw.items() if not k.startswith("log_")}
-    out[name] = every, C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)
-  return out
+  every = lambda cfg: C.steps("log", cfg, total_steps=total, default=total, **units)
+  make = lambda name, cfg: make_evaluator(name, cfg, predict, mesh=mesh, workdir=workdir)
+  return {name: (every(cfg), make(name, cfg)) for name, cfg in config.evals.items()}
 
 
 def next_ctl(ctl: dict, value: float, cfg) -> dict:
