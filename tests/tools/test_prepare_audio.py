@@ -128,6 +128,21 @@ def test_a_killed_run_goes_on(folder, tmp_path, monkeypatch):
     prepare_audio.prepare(folder, tmp_path / "out", **kw)
 
 
+def test_none_of_a_hundred_files_is_lost_by_four_jobs(tmp_path):
+  for i in range(100):
+    write(tmp_path / f"in/{i:03}.wav", np.full((50 + i, 1), i / 128))
+  card = prepare_audio.prepare(
+    tmp_path / "in", tmp_path / "out", rules=dict(train=0.8, test=0.2), jobs=4, shard_mb=0.002
+  )
+  got = [read(tmp_path / "out", split, "decode_audio('flac')") for split in ("train", "test")]
+  assert not got[0].keys() & got[1].keys()
+  assert sorted(got[0] | got[1]) == [f"{i:03}.wav" for i in range(100)]
+  for name, e in (got[0] | got[1]).items():
+    wav = samples(e["wav"])
+    assert wav.shape == (50 + int(name[:3]), 1) and (wav == int(name[:3]) / 128).all()
+  assert len(card["shards"]) > 4 and len(got[1]) > 5
+
+
 def test_bad_files_are_listed_up_to_a_share(folder, tmp_path):
   corrupt_flac(folder / "y_1.flac")
   cut(write(folder / "y_2.wav"), 20)
