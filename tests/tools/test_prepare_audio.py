@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on(folder, tmp_path, monkeypatch):
 
   def dies(*a):
     calls.append(1)
-    if len(calls) == 5:
+    if len(calls) == 8:
       raise KeyboardInterrupt
     return real(*a)
 
