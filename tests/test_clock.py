@@ -124,3 +124,22 @@ def test_progress_of_other_processes_is_silent():
   p = clock.Progress(10, stream=stream, enabled=False)
   p.update(1), p.row({"step": 1}), p.phase("a", 1, 2), p.message("x"), p.close()
   assert stream.getvalue() == ""
+
+
+def test_profiler_opens_and_closes_its_window(monkeypatch, tmp_path):
+  import jax
+
+  calls = []
+  monkeypatch.setattr(jax.profiler, "start_trace", lambda path: calls.append(("start", path)))
+  monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append(("stop", step)))
+  profiler = clock.Profiler(dict(start_step=3, num_steps=2), str(tmp_path))
+  for step in range(1, 8):
+    profiler.step(step)
+  profiler.close()
+  assert calls == [("start", str(tmp_path / "profile")), ("stop", 5)]
+  for late in (
+    clock.Profiler(dict(start_step=3, num_steps=2), str(tmp_path)),
+    clock.Profiler(None, ""),
+  ):
+    late.step(4), late.close()
+  assert len(calls) == 2

@@ -24,8 +24,9 @@ from collections import Counter
 
 from big_audio import config as C
 from big_audio.tools import manifests, sweep_plan, sweep_run
+from big_audio.tools import runs as runs_of
 
-FILE = "sweep.jsonl"
+FILE = runs_of.SWEEP
 
 
 class Sweep:
