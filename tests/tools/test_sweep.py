@@ -222,6 +222,58 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path, capsys):
   assert "a word for the log" in (tmp_path / "r/deed=raise/sweep.log").read_text()
 
 
+STEPS = """
+import os, signal, sys, time, types
+from ml_collections import ConfigDict
+
+def train(config, workdir):
+  # What the sweep relies on: goes on where it stopped, and takes SIGTERM behind a whole step.
+  stop = []
+  old = signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+  path = os.path.join(workdir, "steps")
+  n = os.path.getsize(path) if os.path.exists(path) else 0
+  while n < 30 and not stop:
+    with open(path, "a") as f:
+      f.write("." if config.seed == 0 else "x")
+    n += 1
+    time.sleep(0.05)
+  signal.signal(signal.SIGTERM, old)
+  return {"step": n}
+
+def get_config(arg=""):
+  sys.modules["big_audio.train_loop"] = types.SimpleNamespace(train=train)
+  import big_audio
+  big_audio.train_loop = sys.modules["big_audio.train_loop"]
+  return ConfigDict(dict(models={}, total_steps=30, seed=0))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_two_workers_end_with_their_parent_and_go_on(tmp_path, number):
+  config = file(tmp_path, STEPS, "c.py")
+  text = f"""
+def get_sweep(arg=""):
+  return dict(config={config!r}, grid={{"config.seed": [0, 1, 2, 3]}})"""
+  root = tmp_path / "r"
+  argv = [sys.executable, "-m", "big_audio.tools.sweep", file(tmp_path, text), "--root", str(root)]
+  argv += ["--jobs", "2"]
+  process = commands.start(argv, tmp_path / "log", **{commands.MARK: str(tmp_path)})
+  size = lambda seed: (root / f"seed={seed}/steps").stat().st_size
+  both = lambda: all((root / f"seed={i}/steps").exists() and size(i) > 3 for i in (0, 1))
+  assert commands.wait_until(both, process), commands.printed(tmp_path / "log")
+  process.send_signal(number)
+  code = process.wait()
+  assert not commands.orphans(str(tmp_path), patience=30)
+  assert max(size(0), size(1)) < 30 and not (root / "seed=2").exists()
+  if number == signal.SIGTERM:
+    assert code == 130 and set(states(root).values()) == {"stopped"}
+  code, out = commands.finish(argv, tmp_path / "log")
+  assert code == 0, out
+  assert set(states(root).values()) == {"done"} and len(states(root)) == 4
+  assert (root / "seed=0/steps").read_text() == "." * 30, "no step twice"
+  assert [size(i) for i in range(4)] == [30] * 4
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_of_two_workers_ends_like_an_unbroken_one(tmp_path):
   text = GRID.replace("0.01]", "0.01], 'config.ckpt.every_steps': [5]").replace(', "fm"', "")
