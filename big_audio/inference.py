@@ -139,6 +139,36 @@ def open_workdir(spec: str, *, ema: bool = True, config=None) -> Runner:
   return Runner(workdir, config, trainer, step, state, ema)
 
 
+class Function:
+  """One predict function of another run: what evaluators get for each entry of `aux`.
+
+  Attributes:
+    spec: "workdir[:step]:function".
+    config: of that run.
+  """
+
+  def __init__(self, where: str, spec: str, *, ema: bool = True):
+    head, _, self._name = spec.rpartition(":")
+    if not head or self._name.isdigit():
+      raise ValueError(f'{where}={spec!r}: expected "workdir:function" or "workdir:step:function".')
+    self._runner = open_workdir(head, ema=ema)
+    names = self._runner.trainer.predict_fns()
+    if self._name not in names:
+      raise ValueError(f"{where}={spec!r}: no function. {C.nearest(self._name, names)}")
+    self.spec, self.config = spec, self._runner.config
+
+  def __call__(self, batch: Mapping[str, Any], rng=None, **kw) -> dict:
+    """See `Runner.predict`; `batch` holds host arrays, so it runs on one device."""
+    return self._runner.predict(self._name, batch, rng, **kw)
+
+
+def open_aux(where: str, specs: Mapping[str, str]) -> dict[str, Function]:
+  """{name: function} of {name: "workdir[:step]:function"}; raises as `Function` does."""
+  if not isinstance(specs, Mapping):
+    raise ValueError(f'{where}: expected {{name: "workdir:function"}}, got {specs!r}.')
+  return {name: Function(f"{where}.{name}", spec) for name, spec in specs.items()}
+
+
 def initialise(params: Mapping, init_from, *, where="config.init_from") -> dict:
   """`params` with subtrees taken from other runs.
 

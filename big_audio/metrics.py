@@ -282,3 +282,9 @@ class FailedLog:
       lines = [json.dumps({"step": int(step), **r}, default=str) + "\n" for r in records]
       with open(self.path, "ab", buffering=0) as f:
         f.write("".join(lines).encode())
+
+
+def evaluator_row(evaluator, name):
+  """The name of an evaluator's value in a row: "val/<evaluator>/x"; "z/<evaluator>/x" for "z/x"."""
+  kind, slash, rest = name.partition("/")
+  return f"z/{evaluator}/{rest}" if kind == "z" and slash else f"val/{evaluator}/{name}"

@@ -86,13 +86,14 @@ def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardi
 def make_evaluator(name: str, cfg, predict, *, mesh, workdir):
   """The evaluator of `config.evals.<name>`; the tools build theirs with it too."""
   where = f"config.evals.{name}"
-  kw = C.to_dict(cfg)
+  kw = {k: v for k, v in C.to_dict(cfg).items() if not k.startswith("log_")}
   for key in ("type", "data", "batch_size"):
     if key not in kw:
       raise ValueError(f"{where}: the key {key!r} is missing.")
   sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
+  if "aux" in kw:
+    kw["aux"] = inference.open_aux(f"{where}.aux", kw["aux"])
   cls = C.resolve("evaluators", kw.pop("type")).Evaluator
-  kw = {k: v for k, v in kw.items() if not k.startswith("log_")}
   return C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)
 
 
@@ -259,7 +260,7 @@ def _train(config, workdir, mesh):
       for name in evals:
         calls.update(name=name, n=0)
         for k, v in evaluators[name][1].run(state):
-          writer.measure(f"val/{name}/{k}", v)
+          writer.measure(metrics.evaluator_row(name, k), v)
     last_row = writer.step_end() or {"step": step, **values}
     for wanted in filter(None, (saver.best, config.plateau and config.plateau.metric)):
       if wanted not in last_row and any(wanted.startswith(f"val/{n}/") for n in evals):

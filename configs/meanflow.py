@@ -26,7 +26,10 @@ ARGS = dict(
   dir="",  # of audio_dir and mnist
   sr=8000,  # of the codec, Hz; recordings of another rate are refused
   train="", validation="", test="",  # regexes over file names; empty: split by hash
-  kbps=("1.5", "2.4"),
+  kbps=1.5,  # of the codes as they are packed; a range coder saves about a third of it
+  rate_weight=0.0,  # of the coded bits in the codec's loss; .001 to .003 buy rate with quality
+  channels=1,
+  width=256,  # of encoder and decoder
   secs=0.6,  # of a training crop; shorter recordings are padded with silence
   batch=6,
   begin=60.0,  # per cent of the run after which the refiner is trained
@@ -34,8 +37,24 @@ ARGS = dict(
   smoke=False,
 )  # fmt: skip
 
-# 50 tokens a second; 30 and 48 bits each.
-LEVELS = {"1.5": [[8, 5, 5, 5]] * 3, "2.4": [[8, 5, 5, 5]] * 4 + [[8, 5, 5]]}
+
+def token_samples(sr):
+  """Samples of a token: 20 ms up to 16 kHz, 1/75 s above, rounded to what the STFT head divides."""
+  return 4 * round(sr / (4 * (50 if sr <= 16000 else 75)))
+
+
+def levels(kbps, sr):
+  """FSQ levels for a rate: groups of ten bits, five symbols of four levels, and a rest."""
+  tokens = sr / token_samples(sr)
+  bits = round(1000 * kbps / tokens)
+  if not 1 <= bits <= 400 or abs(bits * tokens / 1000 / kbps - 1) > 0.01:
+    near = max(1, bits) * tokens / 1000
+    raise ValueError(
+      f"configs/meanflow.py: kbps={kbps:g} is not a whole number of bits for each of {tokens:g} "
+      f"tokens a second. Use kbps={near:g}."
+    )
+  groups, rest = [[4] * 5] * (bits // 10), bits % 10
+  return groups + ([[4] * (rest // 2) + [2] * (rest % 2)] if rest else [])
 
 
 def get_config(arg=""):
@@ -63,15 +82,14 @@ def source(a, split):
   if any(rules.values()) and not all(rules.values()):
     raise ValueError("configs/meanflow.py: give all of train, validation and test, or none.")
   kw = dict(splits=rules) if all(rules.values()) else {}
-  return dict(source="audio_dir", dir=a.dir, split=split, sr=None, channels=1, **kw)
+  return dict(source="audio_dir", dir=a.dir, split=split, sr=None, channels=a.channels, **kw)
 
 
 def audio(a):
   """Codec at 50 tokens a second; the refiner begins when the codec has finished."""
   steps = a.steps or (30 if a.smoke else 4000)
-  # A token is 20 ms, rounded to what the STFT head divides (440 samples at 22.05 kHz).
-  hop = 4 * round(a.sr / 200)
-  n, second = hop * max(1, round(a.secs * a.sr / hop)), hop * 50
+  hop = token_samples(a.sr)
+  n, second = hop * max(1, round(a.secs * a.sr / hop)), hop * round(a.sr / hop)
   train_pp = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
   eval_pp = (
     f'require_sr({a.sr})|pad(samples={second})|crop(samples={second}, mode="start")'
@@ -86,14 +104,20 @@ def audio(a):
     max_bad_share=0.01,
     data=dict(train=dict(source(a, "train"), pp=train_pp)),
   )
+  fsq = dict(name="fsq", levels=levels(a.kbps, a.sr))
   small = dict(width=32, enc_depth=1, dec_depth=1) if a.smoke else {}
-  c.models = dict(codec=dict(model="codec", sr=a.sr, hop=hop, levels=LEVELS[a.kbps], **small))
-  c.trainer = dict(name="autoencode", method=a.method)
+  codec = dict(model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=fsq)
+  c.models = dict(
+    codec=dict(codec, **(small or dict(width=a.width))),
+    prior=dict(model="code_prior", sizes=[n for g in fsq["levels"] for n in g]),
+  )
+  c.trainer = dict(name="autoencode", method=a.method, rate_weight=a.rate_weight)
   cosine = dict(kind="cosine", warmup_percent=2)
-  schedule = [[".*", cosine]]
+  prior = ["prior/.*", dict(cosine, lr=3e-3, clip=1.0)]
+  schedule = [prior, ["codec/.*", cosine]]
   if a.method != "ae":
     dims = dict(mdct=hop, magnitude=2 * (hop + 1), stft=4 * (hop + 1))
-    net = dict(model=a.net, dim=dims[a.domain])
+    net = dict(model=a.net, dim=dims[a.domain] * a.channels)
     if a.net == "mlp_flow":
       net.update(latent=0, depth=4, hidden=256)
     else:
@@ -101,6 +125,7 @@ def audio(a):
     c.models.refiner = net
     c.trainer.update(domain=a.domain, sigma=0.5, refiner_begin_percent=a.begin, sample_weight=0.5)
     schedule = [
+      prior,
       ["codec/.*", dict(cosine, end_percent=a.begin)],
       ["refiner/.*", dict(cosine, begin_percent=a.begin, lr=1e-3)],
     ]

@@ -79,7 +79,8 @@ def test_rates_and_lengths_fit_whole_tokens(arg):
   wav = jax.ShapeDtypeStruct((1, samples, 1), np.float32)
   stats = {k: np.ones(3 * codec.hop, np.float32) for k in ("mean", "std")}
   out, _ = jax.eval_shape(codec.init_with_output, jax.random.key(0), wav, stats)
-  assert out[0].shape == wav.shape and abs(codec.sr / codec.hop - 50) < 0.5
+  rate = codec.sr / codec.hop
+  assert out[0].shape == wav.shape and abs(rate - (50 if codec.sr <= 16000 else 75)) < 1
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ class Source:
   def __init__(self, split: str = "train"):
     """Picks a split: train (70 %), validation (10 %), test (20 %) by a hash of the index, or all.
 
+    "codec" and "embed" are two halves of train, for models and for the embedder that judges them.
+
     Raises:
       ValueError: there is no such split.
     """

@@ -36,7 +36,8 @@ class Source:
 
     Args:
       dir: the folder.
-      split: a name in `splits`, or "all".
+      split: a name in `splits`, or "all"; "codec" and "embed" are two halves of "train", for models
+        and for the embedder that judges them.
       images: name of the file of pictures; `.gz` is added where only that exists.
       labels: name of the file of labels, likewise.
       splits: fractions by a hash of the index; default 80 % train, 10 % validation, 10 % test.

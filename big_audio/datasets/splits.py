@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ALL = "all"
+# Halves of "train" by another hash: the models that are judged, and the embedder that judges them.
+HALVES = ("codec", "embed")
 _LISTS = (".txt", ".lst")
 
 
@@ -30,9 +32,13 @@ def choose(
   - lists `{"train": "train.txt"}` (a name that ends in .txt or .lst): one id in a line, with or
     without suffix; the file is relative to `folder`.
 
+  Whatever the rules, "codec" and "embed" are two halves of "train", by another hash: an embedder
+  that is trained on "embed" has seen nothing of what a model was trained on ("codec") or is
+  measured on ("validation", "test"). "train" stays the whole of both.
+
   Args:
     ids: paths of recordings, relative to the folder.
-    split: a name in `splits`, or "all".
+    split: a name in `splits`, "codec" or "embed", or "all".
     splits: the rules.
     group: a regular expression searched in the id; what its first group (or all of it) matches is
       hashed in place of the id: all clips of one speaker or one recording stay together.
@@ -44,10 +50,12 @@ def choose(
     ValueError: unknown split, mixed kinds, fractions above 1, an id in two splits, a list that
       names unknown recordings, an id without group, nothing in the split.
   """
-  if split != ALL and split not in splits:
-    near = difflib.get_close_matches(split, [*splits, ALL])
+  halved = "train" in splits and split in HALVES and split not in splits
+  if split != ALL and split not in splits and not halved:
+    names = [*splits, ALL, *(HALVES if "train" in splits else ())]
+    near = difflib.get_close_matches(split, names)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise ValueError(f'{where}: no split "{split}".{hint} There are {", ".join(splits)}, {ALL}.')
+    raise ValueError(f'{where}: no split "{split}".{hint} There are {", ".join(names)}.')
   kinds = {_kind(rule) for rule in splits.values()}
   if len(kinds) > 1:
     raise ValueError(f"{where}: splits={dict(splits)} mixes {', '.join(sorted(kinds))}. Use one.")
@@ -60,6 +68,11 @@ def choose(
     "regular expressions": lambda: _by_regex(ids, splits, where),
     "lists": lambda: _by_list(ids, splits, folder, where, known),
   }[kinds.pop()]()
+  if halved:
+    key = _stem if group is None else _grouper(group, where)
+    # Salted: the halves must not follow the hash that made the splits.
+    half = lambda i: HALVES[int(_uniform("half/" + key(ids[i])) >= 0.5)]
+    return [i for i, s in enumerate(member) if s == "train" and half(i) == split]
   chosen = [i for i, s in enumerate(member) if s == split]
   if not chosen:
     counts = ", ".join(f"{s}: {sum(m == s for m in member)}" for s in splits)

@@ -18,6 +18,8 @@ DAC_WINDOWS = (2048, 512)
 DAC_MELS = (150, 80)
 DAC_TRAIN_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 DAC_TRAIN_MELS = (5, 10, 20, 40, 80, 160, 320)
+# (FFT, hop, window) in samples, of the multi-resolution STFT distance.
+MR_STFT = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 
 
 def si_sdr(estimate: Array, reference: Array) -> Array:
@@ -118,13 +120,12 @@ def dac_mel_distance(
   floor: float = 1e-5,
   log_power: float = 2.0,
   mag_weight: float = 1.0,
+  pad_mode: str = "reflect",
 ) -> Array:
   """Mel loss of descript-audio-codec (`dac/nn/loss.py: MelSpectrogramLoss`) as a metric.
 
   Sum over windows of mean |log10 mel^2 - log10 mel'^2| + mean |mel - mel'|. Defaults are those of
-  its evaluation script; its training configuration is windows=DAC_TRAIN_WINDOWS,
-  mels=DAC_TRAIN_MELS, log_power=1, mag_weight=0. One deviation: zeros, not reflections, beyond the
-  edges.
+  its evaluation script; `dac_train_mel_distance` has those of its training configuration.
 
   Args:
     estimate: f32|f64[..., T, C] in [-1, 1] at sr Hz.
@@ -135,21 +136,33 @@ def dac_mel_distance(
     floor: least mel magnitude.
     log_power: exponent inside of the logarithm.
     mag_weight: of the difference without logarithm.
+    pad_mode: beyond the edges: "reflect", as published, needs clips longer than half a window;
+      "constant" (zeros) takes any.
 
   Returns:
     [...].
 
   Raises:
-    ValueError: shapes, types or lengths disagree.
+    ValueError: shapes, types or lengths disagree, or the clips are too short to be reflected.
   """
   xp = _check("dac_mel_distance", estimate, reference)
   _check_lengths("dac_mel_distance", windows, mels)
   total = 0.0
   for window, m in zip(windows, mels, strict=True):
-    a, b = _mel(estimate, sr, window, m), _mel(reference, sr, window, m)
+    a, b = (_mel(s, sr, window, m, pad_mode) for s in (estimate, reference))
     log = log_power * (xp.log10(xp.maximum(a, floor)) - xp.log10(xp.maximum(b, floor)))
     total = total + xp.mean(xp.abs(log) + mag_weight * xp.abs(a - b), (-3, -2, -1))
   return total
+
+
+def dac_train_mel_distance(
+  estimate: Array, reference: Array, sr: int, *, pad_mode: str = "reflect"
+) -> Array:
+  """`dac_mel_distance` as descript-audio-codec trains with it: 7 windows, log magnitudes alone."""
+  return dac_mel_distance(
+    estimate, reference, sr, windows=DAC_TRAIN_WINDOWS, mels=DAC_TRAIN_MELS, log_power=1.0,
+    mag_weight=0.0, pad_mode=pad_mode,
+  )  # fmt: skip
 
 
 def dac_stft_distance(
@@ -158,15 +171,54 @@ def dac_stft_distance(
   *,
   windows: Sequence[int] = DAC_WINDOWS,
   floor: float = 1e-5,
+  pad_mode: str = "reflect",
 ) -> Array:
   """STFT loss of descript-audio-codec (`MultiScaleSTFTLoss`): `dac_mel_distance` without mels."""
   xp = _check("dac_stft_distance", estimate, reference)
   total = 0.0
   for window in windows:
-    a, b = magnitude(_spec(estimate, window)), magnitude(_spec(reference, window))
+    a, b = (magnitude(_spec(s, window, pad_mode)) for s in (estimate, reference))
     log = 2 * (xp.log10(xp.maximum(a, floor)) - xp.log10(xp.maximum(b, floor)))
     total = total + xp.mean(xp.abs(log) + xp.abs(a - b), (-3, -2, -1))
   return total
+
+
+def mr_stft_distance(
+  estimate: Array,
+  reference: Array,
+  *,
+  resolutions: Sequence[tuple[int, int, int]] = MR_STFT,
+  floor: float = 1e-8,
+  pad_mode: str = "reflect",
+) -> Array:
+  """Multi-resolution STFT distance (Yamamoto et al. 1910.11480, eq. 6; auraloss's defaults).
+
+  Mean over resolutions of | |X| - |Y| |_F / | |Y| |_F (spectral convergence, Y the reference) and
+  mean |ln|X| - ln|Y||. Spectral convergence is of one example; averages over a batch differ from
+  those of implementations that take one norm over the batch.
+
+  Args:
+    estimate: f32|f64[..., T, C].
+    reference: same shape.
+    resolutions: (FFT size, hop, window) in samples.
+    floor: least power |X|^2.
+    pad_mode: see `dac_mel_distance`.
+
+  Returns:
+    [...].
+
+  Raises:
+    ValueError: see `dac_mel_distance`.
+  """
+  xp = _check("mr_stft_distance", estimate, reference)
+  total = 0.0
+  for n_fft, hop, win in resolutions:
+    specs = (stft(s, n_fft, hop, win=win, pad_mode=pad_mode) for s in (estimate, reference))
+    a, b = (xp.sqrt(xp.maximum(magnitude(s, 2), floor)) for s in specs)  # [..., F, K, C]
+    norm = lambda x: xp.sqrt(xp.sum(x**2, (-3, -2)))
+    convergence = xp.mean(norm(a - b) / norm(b), -1)
+    total = total + convergence + xp.mean(xp.abs(xp.log(a) - xp.log(b)), (-3, -2, -1))
+  return total / len(resolutions)
 
 
 def window_for(sr: int, secs: float) -> int:
@@ -176,13 +228,14 @@ def window_for(sr: int, secs: float) -> int:
   return max(16, 2 ** round(np.log2(sr * secs)))
 
 
-def _spec(wav: Array, window: int) -> Array:
-  # Zeros, not reflections, beyond the edges: a clip may be shorter than a window.
-  return stft(wav, window, window // 4, pad_mode="constant")
+def _spec(wav: Array, window: int, pad_mode: str = "constant") -> Array:
+  # Zeros beyond the edges unless a published measure says otherwise: a clip may be shorter than a
+  # window.
+  return stft(wav, window, window // 4, pad_mode=pad_mode)
 
 
-def _mel(wav: Array, sr: int, window: int, n_mels: int) -> Array:
-  mag = magnitude(_spec(wav, window))  # [..., F, K, C]
+def _mel(wav: Array, sr: int, window: int, n_mels: int, pad_mode: str = "constant") -> Array:
+  mag = magnitude(_spec(wav, window, pad_mode))  # [..., F, K, C]
   bank = mel_bank(sr, window, n_mels)
   return namespace("mel", wav).matmul(constant(bank.T, wav), mag)  # [..., F, M, C]
 

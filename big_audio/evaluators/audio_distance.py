@@ -10,14 +10,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_audio.dsp import distances
-from big_audio.evaluators import common
+from big_audio import config as C
+from big_audio.dsp import distances, perceptual
+from big_audio.evaluators import bootstrap, common
 
-MEASURES = ("si_sdr", "lsd", "mel")
+DEFAULT = ("si_sdr", "lsd", "mel")
+# name -> fn(estimate, reference, sr), [B, T, C] -> [B]
+DISTANCES = {
+  "si_sdr": lambda x, y, sr: distances.si_sdr(x, y),
+  "lsd": lambda x, y, sr: distances.log_spectral_distance(
+    x, y, window=distances.window_for(sr, 0.046)
+  ),
+  "mel": distances.mel_distance,
+  "dac_mel": distances.dac_mel_distance,
+  "dac_train_mel": distances.dac_train_mel_distance,
+  "dac_stft": lambda x, y, sr: distances.dac_stft_distance(x, y),
+  "mr_stft": lambda x, y, sr: distances.mr_stft_distance(x, y),
+}
+MEASURES = (*DISTANCES, *perceptual.MEASURES)
 
 
 class Evaluator:
-  """SI-SDR (dB), log-spectral distance (dB), multi-scale mel distance, and payload kbps.
+  """Paired measures, and payload kbps.
 
   Args:
     predict: needs fn: (state, batch, rng, nfe) -> {"wav", "ae" f32[B,T,C], "bits" f32[B]}.
@@ -25,58 +39,80 @@ class Evaluator:
     mesh, workdir: of the run.
     sr: Hz of the waves.
     nfe: numbers of evaluations, a row each; [0] for a codec without a refiner.
+    measures: of MEASURES: si_sdr (dB), lsd (dB), mel, dac_mel, dac_train_mel, dac_stft, mr_stft
+      (dsp/distances.py), pesq_nb, pesq_wb, stoi, estoi, visqol_speech, visqol_audio
+      (dsp/perceptual.py, on the host: up to seconds an item).
+    ci: also 95 % bootstrap intervals over items, <row>/<measure>_lo and _hi.
     pp: in place of the data set's own.
     limit: only the first `limit` items.
     seed: of the decoder's noise.
     fn: which function of `predict`.
+
+  Raises:
+    ValueError: an unknown measure, with the nearest names, or a negative number of evaluations.
   """
 
   def __init__(
-    self, predict, *, data, batch_size, mesh, workdir, sr, nfe=(1,), pp=None, aux=(), limit=None,
-    seed=0, fn="reconstruct",
+    self, predict, *, data, batch_size, mesh, workdir, sr, nfe=(1,), measures=DEFAULT, ci=False,
+    pp=None, aux=(), limit=None, seed=0, fn="reconstruct",
   ):  # fmt: skip
-    if not nfe or min(nfe) < 0:
-      raise ValueError(f"evaluators.audio_distance: nfe={nfe!r}: expected numbers >= 0.")
-    self._predict, self._mesh, self._sr, self._nfe = predict[fn], mesh, sr, tuple(nfe)
+    for m in measures:
+      if m not in MEASURES:
+        raise ValueError(
+          f"evaluators.audio_distance: measure {m!r} is unknown. {C.nearest(m, MEASURES)}"
+        )
+    self._predict, self._mesh, self._sr = predict[fn], mesh, sr
+    self._nfe, self._ci = common.check_nfe("audio_distance", nfe), ci
     self._batches, self._seed = common.reader(data, pp, batch_size, limit), seed
+    on_device = [m for m in measures if m in DISTANCES]
+    self._measures = tuple(measures)
+    self._perceptual = [m for m in measures if m in perceptual.MEASURES]
 
-    def measure(estimate, reference, mask):
-      values = {
-        "si_sdr": distances.si_sdr(estimate, reference),
-        "lsd": distances.log_spectral_distance(
-          estimate, reference, window=distances.window_for(sr, 0.046)
-        ),
-        "mel": distances.mel_distance(estimate, reference, sr),
-      }
-      # SI-SDR is one number a channel.
-      values = {k: jnp.mean(v.reshape(v.shape[0], -1), axis=1) for k, v in values.items()}
-      return {k: jnp.sum(jnp.where(mask > 0, v, 0.0)) for k, v in values.items()}
+    def measure(estimate, reference):
+      values = {m: DISTANCES[m](estimate, reference, sr) for m in on_device}
+      return {k: v.reshape(v.shape[0]) for k, v in values.items()}
 
     self._measure = jax.jit(measure)
 
   def run(self, state) -> Iterator[tuple[str, float]]:
-    """Yields (<row>/<measure>, mean over items) and ("kbps", payload bits by time)."""
-    sums: dict[str, dict[str, float]] = {}
+    """Yields <row>/<measure>, its mean over items, and ("kbps", payload bits by time).
+
+    Of measures by packages also <row>/<measure>_failed, the number of items without a score (they
+    are left out of the mean; NaN if none has one), or unavailable/<measure> = 1 and no mean.
+    """
+    values: dict[str, dict[str, list]] = {}
+    scores: dict[str, perceptual.Scores] = {}
     items = bits = secs = 0.0
     key = jax.random.key(self._seed)
     for i, (batch, _) in enumerate(common.device_batches(self._batches, self._mesh)):
       wav, mask = batch["wav"], batch["_mask"]
-      rows = {"identity": wav, "zero": jnp.zeros_like(wav)}
-      for n in self._nfe:
-        out = self._predict(state, batch, jax.random.fold_in(key, i), nfe=n)
-        if n:
-          rows[f"nfe{n}"] = out["wav"]
-        rows["ae"] = out["ae"]
+      rng = jax.random.fold_in(key, i)
+      found, out = common.versions(self._predict, state, batch, rng, self._nfe, "wav")
+      rows = {"identity": wav, "zero": jnp.zeros_like(wav), **found}
+      real = common.gather(mask) > 0
       for name, estimate in rows.items():
-        got = jax.device_get(self._measure(estimate, wav, mask))
-        mine = sums.setdefault(name, dict.fromkeys(MEASURES, 0.0))
+        got = common.gather(self._measure(estimate, wav))
+        mine = values.setdefault(name, {})
         for k, v in got.items():
-          mine[k] += float(v)
+          mine.setdefault(k, []).append(v[real])
+        if self._perceptual:
+          heard = scores.setdefault(name, perceptual.Scores(self._perceptual, self._sr))
+          x, y = common.gather((estimate, wav))
+          for n in np.flatnonzero(real):
+            heard.add(y[n], x[n])
       items += float(jnp.sum(mask))
-      bits += float(jnp.sum(mask * out["bits"]))
+      bits += float(jnp.sum(mask * out["bits"])) if "bits" in out else float("nan")
       secs += float(jnp.sum(mask)) * wav.shape[1] / self._sr
-    for name, values in sums.items():
-      for k, v in values.items():
-        yield f"{name}/{k}", v / max(items, 1.0)
-    yield "kbps", bits / max(secs, 1e-9) / 1000
-    yield "items", np.float64(items)
+    for name, mine in values.items():
+      for m in self._measures:
+        if m in mine:
+          yield from bootstrap.rows(f"{name}/{m}", np.concatenate(mine[m]), ci=self._ci)
+        elif (found := scores[name].values[m]) is not None:
+          yield from bootstrap.rows(f"{name}/{m}", found, ci=self._ci)
+          yield f"{name}/{m}_failed", float(len(scores[name].failed[m]))
+    for m in self._perceptual:
+      if any(s.values[m] is None for s in scores.values()):
+        yield f"unavailable/{m}", 1.0
+    if np.isfinite(bits):
+      yield "kbps", bits / max(secs, 1e-9) / 1000
+    yield "items", items

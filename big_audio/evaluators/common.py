@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import numpy as np
 
 from big_audio import config as C
 from big_audio import input_pipeline, sharding
@@ -30,3 +31,42 @@ def device_batches(open_batches: Callable, mesh) -> Iterator[tuple[dict, Mapping
   with contextlib.closing(open_batches()) as batches:
     for host in batches:
       yield input_pipeline.put(host, sharding.batch_sharding(mesh)), host
+
+
+def check_nfe(where: str, nfe) -> tuple[int, ...]:
+  """`nfe` as a tuple; raises ValueError unless it holds numbers of evaluations."""
+  nfe = (nfe,) if isinstance(nfe, int) else tuple(nfe)
+  if not nfe or min(nfe) < 0:
+    raise ValueError(f"evaluators.{where}: nfe={nfe!r}: expected numbers >= 0.")
+  return nfe
+
+
+def versions(predict: Callable, state, batch, rng, nfe, key: str) -> tuple[dict, dict]:
+  """What a model makes of a batch at each number of evaluations.
+
+  Args:
+    predict: (state, batch, rng, nfe=) -> {key, "ae", ...}.
+    nfe: numbers of evaluations; 0 runs the deterministic decoder alone.
+
+  Returns:
+    ({"nfe1": out[key], ..., "ae": out["ae"]}, the last whole output).
+  """
+  rows = {}
+  for n in nfe:
+    out = predict(state, batch, rng, nfe=n)
+    if key not in out:
+      raise ValueError(f"evaluators: the model gives no {key!r}. {C.nearest(key, out)}")
+    if n:
+      rows[f"nfe{n}"] = out[key]
+    if "ae" in out:
+      rows["ae"] = out["ae"]
+  return rows, out
+
+
+def gather(tree):
+  """Device arrays of a batch [B, ...] -> numpy arrays of all processes' rows."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -9,19 +9,25 @@ Token i stands for samples [i hop, (i+1) hop); a clip of T samples has ceil(T / 
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
+from big_audio import config as C
 from big_audio.dsp import mdct, stft
 from big_audio.dsp.windows import mdct_window
 from big_audio.models.frames import overlap_add
 from big_audio.nn.conv1d import ConvNeXt, receptive_reach
 from big_audio.nn.quantize import FSQ
+from big_audio.nn.rvq import RVQ, Continuous
 
 # Powers below it are silence; it keeps the logarithm and its gradient finite.
 LOG_FLOOR = 1e-7
+QUANTIZERS = {"fsq": FSQ, "rvq": RVQ, "continuous": Continuous}
 
 
 class Model(nn.Module):
@@ -31,10 +37,13 @@ class Model(nn.Module):
     sr: sampling rate, Hz.
     hop: samples of a token, even.
     channels: C.
-    levels: FSQ levels of each group, see `nn.quantize.FSQ`.
+    quantizer: dict(name="fsq", levels=[...]), or name="rvq" or "continuous" with the attributes of
+      `nn.quantize` and `nn.rvq`.
     width: of encoder and decoder.
     enc_depth, dec_depth: their numbers of blocks.
-    expansion, kernel, norm: of the blocks, see `nn.conv1d.ConvNeXtBlock`.
+    expansion, kernel, norm, causal: of the blocks, see `nn.conv1d.ConvNeXtBlock`. A causal codec
+      looks ahead no further than its transforms overlap, for streams.
+    dtype: compute type of the blocks ("bfloat16"); parameters and transforms are float32.
     sub: STFT frames a token in the head; their hop is hop / sub, their window 4 hops.
     power: exponent of the compressed MDCT and MDST in the input.
     variant: unused, every size is a keyword.
@@ -43,13 +52,15 @@ class Model(nn.Module):
   sr: int
   hop: int = 160
   channels: int = 1
-  levels: tuple = ((8, 5, 5, 5),) * 3
+  quantizer: Mapping[str, Any] = FrozenDict(name="fsq", levels=((8, 5, 5, 5),) * 3)
   width: int = 256
   enc_depth: int = 4
   dec_depth: int = 6
   expansion: float = 3
   kernel: int = 7
   norm: str = "none"
+  causal: bool = False
+  dtype: str | None = None
   sub: int = 2
   power: float = 0.3
   variant: str | None = None
@@ -57,13 +68,14 @@ class Model(nn.Module):
   def setup(self):
     if self.hop % (2 * self.sub):
       raise ValueError(f"codec: hop={self.hop} must be a multiple of 2 * sub = {2 * self.sub}.")
-    kw = dict(expansion=self.expansion, kernel=self.kernel, norm=self.norm)
-    self.fsq = FSQ(self.levels)
+    kw = dict(expansion=self.expansion, kernel=self.kernel, norm=self.norm, causal=self.causal)
+    kw["dtype"] = self.dtype and jnp.dtype(self.dtype)
+    self.quant = self._quantizer()
     self.enc_in = nn.Dense(self.width)
     self.encoder = ConvNeXt(self.enc_depth, **kw)
     # Of a frame, over channels: keeps latents where the quantiser's bound has a slope.
     self.enc_norm = nn.RMSNorm()
-    self.enc_out = nn.Dense(self.fsq.dim)
+    self.enc_out = nn.Dense(self.quant.in_dim)
     self.dec_in = nn.Dense(self.width)
     self.decoder = ConvNeXt(self.dec_depth, **kw)
     self.head = nn.Dense(self.sub * self.channels * 3 * self.bins)
@@ -79,29 +91,37 @@ class Model(nn.Module):
     return self.n_fft // 2 + 1
 
   @property
-  def encoder_reach(self) -> int:
-    """Tokens of context on each side that a code depends on."""
-    return receptive_reach(self.enc_depth, self.kernel) + 1
+  def encoder_reach(self) -> tuple[int, int]:
+    """Tokens (before, after) a token that its code depends on."""
+    return self._reach(self.enc_depth, 1)
 
   @property
-  def decoder_reach(self) -> int:
-    """Tokens of context on each side that a token's samples depend on."""
-    return receptive_reach(self.dec_depth, self.kernel) + 2  # overlap-add of 4 hops
+  def decoder_reach(self) -> tuple[int, int]:
+    """Tokens (before, after) a token that its samples depend on."""
+    return self._reach(self.dec_depth, 2)  # overlap-add of 4 hops
+
+  def _reach(self, depth, more):
+    one = receptive_reach(depth, self.kernel)
+    return (2 * one + more, more) if self.causal else (one + more, one + more)
+
+  def _quantizer(self, **kw):
+    args = {**C.to_dict(self.quantizer), **kw}
+    make = C.pick("config.models.codec.quantizer.name", QUANTIZERS, args.pop("name", "fsq"))
+    return C.call("config.models.codec.quantizer", make, **args)
 
   @property
-  def fsq_groups(self) -> tuple[tuple[int, ...], ...]:
-    """FSQ levels of each group."""
-    return FSQ(self.levels).groups
-
-  @property
-  def bits_per_token(self) -> int:
-    """Bits of a token in the file: whole bits for each group of levels."""
-    return sum(math.ceil(math.log2(n)) for n in FSQ(self.levels).codebook_sizes)
+  def groups(self) -> tuple[tuple[int, ...], ...]:
+    """Levels of each group of codes; a plain codebook of n codes is (n,)."""
+    return self._quantizer(parent=None).groups
 
   @property
   def codebook_sizes(self) -> tuple[int, ...]:
     """Number of codes of each group."""
-    return FSQ(self.levels).codebook_sizes
+    return self._quantizer(parent=None).codebook_sizes
+
+  def bits_per_token(self, groups: int | None = None) -> int:
+    """Bits of a token in the file, of the first `groups`: whole bits for each of them."""
+    return sum(math.ceil(math.log2(n)) for n in self.codebook_sizes[:groups])
 
   def num_tokens(self, samples: int) -> int:
     """ceil(samples / hop)."""
@@ -143,15 +163,25 @@ class Model(nn.Module):
       f32[B, F, D].
     """
     x = (self.features(wav) - stats["mean"]) / stats["std"]
-    return self.enc_out(self.enc_norm(self.encoder(self.enc_in(x), mask)))
+    x = self.encoder(self.enc_in(x), mask).astype(jnp.float32)
+    return self.enc_out(self.enc_norm(x))
 
-  def quantize(self, lat):
-    """f32[B, F, D] -> (on the grid, codes int32[B, F, G])."""
-    return self.fsq(lat)
+  def quantize(self, lat, **kw):
+    """f32[B, F, D'] -> `Quantised`; keywords as in `quantise` of the quantiser."""
+    return self.quant.quantise(lat, **kw)
+
+  def one_hot(self, lat, codes, pull=0.0):
+    """Symbols of latents before the quantiser as f32[B, F, D, n], for models/code_prior.py.
+
+    See `nn.quantize.FSQ.one_hot` for `pull`, which needs an FSQ.
+    """
+    if isinstance(self.quant, FSQ):
+      return self.quant.one_hot(lat, pull)
+    return jax.nn.one_hot(codes, max(self.codebook_sizes))
 
   def from_codes(self, codes):
-    """Codes int32[B, F, G] -> quantised latents f32[B, F, D]."""
-    return self.fsq.from_codes(codes)
+    """Codes int32[B, F, k] of the first k groups -> quantised latents f32[B, F, D]."""
+    return self.quant.from_codes(codes)
 
   def decode(self, lat, mask=None):
     """Quantised latents -> waveform.
@@ -163,7 +193,7 @@ class Model(nn.Module):
     Returns:
       (wav f32[B, F * hop, C], features f32[B, F, width] for a refiner).
     """
-    feats = self.decoder(self.dec_in(lat), mask)
+    feats = self.decoder(self.dec_in(lat), mask).astype(jnp.float32)
     return self.synthesis(self.head(feats), mask), feats
 
   def synthesis(self, raw, mask=None):
@@ -179,6 +209,6 @@ class Model(nn.Module):
 
   def __call__(self, wav, stats):
     """Touches every parameter: for init."""
-    lat, codes = self.quantize(self.encode(wav, stats))
-    out, feats = self.decode(lat)
-    return out, codes, feats
+    q = self.quantize(self.encode(wav, stats))
+    out, feats = self.decode(q.lat)
+    return out, q.codes, feats

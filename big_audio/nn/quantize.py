@@ -6,6 +6,7 @@ Straight-through gradients are x + stop_gradient(round(x) - x), so that everythi
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,19 @@ import numpy as np
 from flax import linen as nn
 
 Groups = tuple[tuple[int, ...], ...]
+
+
+class Quantised(NamedTuple):
+  """What a quantiser makes of latents [..., D].
+
+  lat: f32[..., D], quantised, with a straight-through gradient.
+  codes: int32[..., G]; G = 0 for a continuous bottleneck.
+  loss: f32[...], what the quantiser itself wants minimised, weighted.
+  """
+
+  lat: jax.Array
+  codes: jax.Array
+  loss: jax.Array
 
 
 def as_groups(levels: Sequence[int] | Sequence[Sequence[int]]) -> Groups:
@@ -33,6 +47,32 @@ def as_groups(levels: Sequence[int] | Sequence[Sequence[int]]) -> Groups:
         f"FSQ: the group {list(g)} has {math.prod(g)} codes, which int32 cannot hold. Split it."
       )
   return groups
+
+
+def split_codes(codes, groups):
+  """Codes [..., k] of the first k groups -> symbols int32[..., D], one for every level list entry.
+
+  The first symbol of a group is its least significant digit. numpy or jax.
+  """
+  out = []
+  for i, group in enumerate(groups[: codes.shape[-1]]):
+    rest = codes[..., i]
+    for n in group:
+      out.append(rest % n)
+      rest = rest // n
+  return codes.__array_namespace__().stack(out, -1)
+
+
+def join_symbols(symbols, groups):
+  """Undoes `split_codes`: symbols [..., D] of whole groups -> codes [..., k]."""
+  out, start = [], 0
+  for group in groups:
+    if start == symbols.shape[-1]:
+      break
+    place = np.cumprod([1, *group[:-1]]).astype(np.int32)
+    out.append((symbols[..., start : start + len(group)] * place).sum(-1))
+    start += len(group)
+  return symbols.__array_namespace__().stack(out, -1)
 
 
 class FSQ(nn.Module):
@@ -85,7 +125,45 @@ class FSQ(nn.Module):
     index = jax.lax.stop_gradient(jnp.round(x * half + half))  # [..., D] in [0, n - 1]
     # Straight-through x + sg(q - x) with the terms in the order that leaves q exact in float32.
     lat = self._grid(index) + (x - jax.lax.stop_gradient(x))
-    return lat.astype(z.dtype), self._pack(index.astype(jnp.int32))
+    return lat.astype(z.dtype), join_symbols(index.astype(jnp.int32), self.groups)
+
+  @property
+  def in_dim(self) -> int:
+    """Width of the latents that go in."""
+    return self.dim
+
+  def quantise(self, z, keep=None, mask=None, soft=None) -> Quantised:
+    """Quantises with dropout, for one codec at several rates.
+
+    Args:
+      z: f32[B, F, D].
+      keep: int32[B], groups in use; the latents of the others are 0. Codes are given for all.
+      mask: bool[B, F], unused: there is nothing to learn.
+      soft: bool[B], rows left bounded but unrounded (CoDiCodec, 2509.09836), so that a decoder
+        learns continuous latents too.
+    """
+    lat, codes = self(z)
+    if soft is not None:
+      lat = jnp.where(soft[:, None, None], self.bound(z), lat)
+    if keep is not None:
+      group = np.repeat(np.arange(len(self.groups)), [len(g) for g in self.groups])
+      lat = jnp.where((group < keep[:, None])[:, None, :], lat, 0.0)
+    return Quantised(lat, codes, jnp.zeros(z.shape[:-1]))
+
+  def one_hot(self, z: jax.Array, pull: float = 0.0) -> jax.Array:
+    """Symbols of latents z f32[..., D] as f32[..., D, max level], for a model of their probability.
+
+    With `pull` > 0 the gradient that reaches z is `pull` times that of a linear interpolation
+    between the two levels next to the bounded latent: what codes cost then moves latents.
+    """
+    top = self._per_dim(lambda n: n - 1)
+    place = (self.bound(z) + 1) * (top / 2)
+    levels = np.arange(int(top.max()) + 1, dtype=np.float32)
+    hard = (jax.lax.stop_gradient(jnp.round(place))[..., None] == levels).astype(jnp.float32)
+    if not pull:
+      return hard
+    hat = jax.nn.relu(1 - jnp.abs(place[..., None] - levels))
+    return hard + pull * (hat - jax.lax.stop_gradient(hat))
 
   def bound(self, z: jax.Array) -> jax.Array:
     """The unquantised latent 2 sigmoid(gain z) - 1, float32 (FSQ dropout trains on it)."""
@@ -98,30 +176,24 @@ class FSQ(nn.Module):
   def from_codes(self, codes: jax.Array) -> jax.Array:
     """Latents f32[..., D] on the grid, bit-identical to what `__call__` returned for float32.
 
+    With the codes of the first k groups only, the latents of the others are 0.
+
     Raises:
-      ValueError: the last axis is not the number of groups.
+      ValueError: more codes a frame than groups, or none.
     """
-    self._check("FSQ.from_codes", codes.shape[-1], len(self.groups), "codes a frame")
-    index = []
-    for i, group in enumerate(self.groups):
-      rest = codes[..., i]
-      for n in group:  # the first dimension is the least significant digit
-        index.append(rest % n)
-        rest = rest // n
-    return self._grid(jnp.stack(index, axis=-1).astype(jnp.float32))
+    have = codes.shape[-1]
+    if not 1 <= have <= len(self.groups):
+      raise ValueError(
+        f"FSQ.from_codes: expected 1 to {len(self.groups)} codes a frame, got {have}."
+      )
+    index = split_codes(codes, self.groups)
+    lat = self._grid(index.astype(jnp.float32))
+    return jnp.pad(lat, [(0, 0)] * (lat.ndim - 1) + [(0, self.dim - lat.shape[-1])])
 
   def _grid(self, index: jax.Array) -> jax.Array:
     # One rounding, in a product that XLA has no reason to rewrite: equal under jit and eagerly.
-    top = self._per_dim(lambda n: n - 1)
+    top = self._per_dim(lambda n: n - 1)[: index.shape[-1]]
     return (2 * index - top) * (1 / top)
-
-  def _pack(self, index: jax.Array) -> jax.Array:
-    out, start = [], 0
-    for group in self.groups:
-      place = np.cumprod([1, *group[:-1]]).astype(np.int32)
-      out.append(jnp.sum(index[..., start : start + len(group)] * place, axis=-1))
-      start += len(group)
-    return jnp.stack(out, axis=-1).astype(jnp.int32)
 
   def _per_dim(self, fn) -> np.ndarray:
     return np.array([fn(n) for g in self.groups for n in g], np.float32)

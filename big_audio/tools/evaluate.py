@@ -58,10 +58,13 @@ def changed(name: str, cfg: Mapping, *, nfe=(), split: str | None = None) -> dic
 
 
 def rows_of(values: Iterable[tuple[str, float]]) -> dict[str, dict[str, float]]:
-  """{row: {measure: value}} of what an evaluator yields: "nfe1/mel" is mel of the row nfe1."""
+  """{row: {measure: value}} of what an evaluator yields: "nfe1/mel" is mel of the row nfe1.
+
+  Values of the machine, such as "z/nfe1/rtf", stand beside the others.
+  """
   out = {}
   for name, value in values:
-    row, _, measure = name.rpartition("/")
+    row, _, measure = name.removeprefix("z/").rpartition("/")
     out.setdefault(row, {})[measure] = value if isinstance(value, str) else float(value)
   return out
 

@@ -25,6 +25,7 @@ from big_audio.objectives import flow, spectral
 from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 
+CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
 MIN_T = 0.05  # of pMF's division by t
 MAX_LATENT = 1.5  # beyond it the quantiser is saturated: 2 sigmoid(1.6 * 1.5) - 1 = .83
 
@@ -32,21 +33,36 @@ MAX_LATENT = 1.5  # beyond it the quantiser is saturated: 2 sigmoid(1.6 * 1.5) -
 class Trainer:
   """Strategy of `config.trainer`; models "codec" and, unless method="ae", "refiner".
 
-  predict_fns: reconstruct(nfe), encode, decode(nfe); see there.
+  predict_fns: reconstruct(nfe, groups), encode, decode(nfe); see there.
   """
 
   def __init__(self, config, models):
     self.codec = C.pick("config.models", models, "codec")
+    self.code_prior = models.get("prior")
     C.call("config.trainer", self._configure, **{k: config.trainer[k] for k in config.trainer})
     self.refiner = None if self.flow is None else C.pick("config.models", models, "refiner")
+    sizes = [n for g in self.codec.groups for n in g]
+    if self.code_prior is not None and list(self.code_prior.sizes) != sizes:
+      raise ValueError(
+        f"config.models.prior.sizes: expected the codec's levels {sizes}, got "
+        f"{list(self.code_prior.sizes)}."
+      )
     if self.flow is None and "refiner" in models:
       raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
 
   def _configure(
     self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
     predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
+    quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0,
     sample_weight=0.0, sample_share=0.25, ratio=0.5, p=1.0, eps=0.01, t_dist=None,
   ):  # fmt: skip
+    for key, share in (("quantizer_dropout", quantizer_dropout), ("soft_share", soft_share)):
+      if not 0 <= share <= 1:
+        raise ValueError(f"config.trainer.{key}: expected a share in [0, 1], got {share!r}.")
+    self.dropout, self.soft_share = quantizer_dropout, soft_share
+    self.is_fsq = self.codec.quantizer.get("name", "fsq") == "fsq"
+    if soft_share and not self.is_fsq:
+      raise ValueError("config.trainer.soft_share: only an FSQ can leave latents unrounded.")
     for key, value, known in (
       ("method", method, METHODS), ("prior", prior, PRIORS), ("predict", predict, ("x", "u")),
     ):  # fmt: skip
@@ -58,6 +74,9 @@ class Trainer:
     self.far_weight = far_weight
     self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
     self.sample_weight, self.sample_share = sample_weight, sample_share
+    self.rate_weight = rate_weight
+    if rate_weight and not (self.is_fsq and self.code_prior):
+      raise ValueError("config.trainer.rate_weight needs an FSQ and config.models.prior.")
     self.flow = self.domain = None
     if method != "ae":
       self.flow = FlowLoss(method, ratio=ratio, p=p, eps=eps, t_dist=t_dist)
@@ -91,9 +110,13 @@ class Trainer:
 
   def init(self, rng, batch, stats):
     """Parameters of both models; the statistics travel in "stats"."""
-    k1, k2 = jax.random.split(rng)
+    k1, k2, k3 = jax.random.split(rng, 3)
     wav = batch["wav"][:1]
-    params = {"codec": self.codec.init(k1, wav, stats["features"])["params"]}
+    codec = dict(self.codec.init({"params": k1, "codes": k1}, wav, stats["features"]))
+    params = {"codec": codec.pop("params")}
+    if self.code_prior is not None:
+      hot = jnp.zeros((1, 1, len(self.code_prior.sizes), max(self.code_prior.sizes)))
+      params["prior"] = self.code_prior.init(k3, hot)["params"]
     if self.refiner is not None:
       tokens = wav.shape[1] // self.codec.hop
       t = jnp.zeros((1,))
@@ -101,18 +124,41 @@ class Trainer:
       feats = self.domain.align(jnp.zeros((1, tokens, self.codec.width)))
       cond = jnp.concatenate([rows, feats], axis=-1)
       params["refiner"] = self.refiner.init(k2, rows, t, t, cond)["params"]
-    return {"params": params, "stats": jax.tree.map(jnp.asarray, stats)}
+    return {"params": params, "stats": jax.tree.map(jnp.asarray, stats), **codec}
 
   # Pieces
 
-  def _codec(self, variables, *args, method):
-    return self.codec.apply({"params": variables["params"]["codec"]}, *args, method=method)
+  def _codec(self, variables, *args, method, **kw):
+    own = {k: variables[k] for k in CODEC_COLLECTIONS if k in variables}
+    return self.codec.apply(
+      {"params": variables["params"]["codec"], **own}, *args, method=method, **kw
+    )
 
-  def _autoencode(self, variables, wav, mask):
-    lat = self._codec(variables, wav, variables["stats"]["features"], mask, method="encode")
-    q, codes = self._codec(variables, lat, method="quantize")
-    y, feats = self._codec(variables, q, mask, method="decode")
-    return y, feats, codes, lat
+  def _latents(self, variables, wav, mask):
+    return self._codec(variables, wav, variables["stats"]["features"], mask, method="encode")
+
+  def _autoencode(self, variables, wav, mask, groups=None):
+    lat = self._latents(variables, wav, mask)
+    kw = {} if groups is None else {"keep": jnp.full(wav.shape[:1], groups)}
+    q = self._codec(variables, lat, method="quantize", **kw)
+    y, feats = self._codec(variables, q.lat, mask, method="decode")
+    return y, feats, q.codes
+
+  def _train_quantizer(self, variables, lat, mask, rng):
+    """(`Quantised` with dropout, groups kept or None, the quantiser's collections after it)."""
+    k_keep, k_which, k_soft, k_codes = jax.random.split(rng, 4)
+    rows, most = lat.shape[0], len(self.codec.groups)
+    kw = {} if mask is None else {"mask": mask}
+    if self.dropout:
+      some = jax.random.randint(k_keep, (rows,), 1, most + 1)
+      kw["keep"] = jnp.where(jax.random.uniform(k_which, (rows,)) < self.dropout, some, most)
+    if self.soft_share:
+      kw["soft"] = jax.random.uniform(k_soft, (rows,)) < self.soft_share
+    own = [k for k in CODEC_COLLECTIONS if k in variables]
+    out, updates = self._codec(
+      variables, lat, method="quantize", mutable=own, rngs={"codes": k_codes}, **kw
+    )
+    return out, kw.get("keep"), updates
 
   def _rows(self, variables, wav, mask):
     rows, side = self.domain.analysis(wav, mask)
@@ -159,54 +205,88 @@ class Trainer:
     wav, sample_mask = batch["wav"], batch.get("wav_mask")
     mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
 
-    def stage1(variables):
-      y, feats, codes, lat = self._autoencode(variables, wav, mask)
+    k_codes, k_flow = jax.random.split(rng)
+
+    def stage1(codec):  # the variables that the codec's own gradient goes to
+      lat = self._latents(codec, wav, mask)
+      if train:
+        q, keep, updates = self._train_quantizer(codec, lat, mask, k_codes)
+      else:
+        q, keep, updates = self._codec(codec, lat, method="quantize"), None, {}
+      y, feats = self._codec(codec, q.lat, mask, method="decode")
       value, parts = self._reconstruction(y, wav, sample_mask)
-      here = jnp.ones(codes.shape[:2], bool) if mask is None else mask
-      if "_mask" in batch:  # rows that pad the last batch of an evaluation
-        here = here & (batch["_mask"][:, None] > 0)
-      usage = code_usage(codes, self.codec.codebook_sizes, here)
-      # A latent far out on the bound has no gradient left and its code carries nothing for ever.
-      far = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - MAX_LATENT)), mask)
-      logs = {"ae_loss": value, "far": far, **{f"ae_{k}": v for k, v in parts.items()}}
-      value = value + self.far_weight * far
-      return value, {**logs, "perplexity": jnp.mean(usage["perplexity"])}, y, feats
+      logs = {"ae_loss": value, **{f"ae_{k}": v for k, v in parts.items()}}
+      if self.codec.groups:
+        here = jnp.ones(q.codes.shape[:2], bool) if mask is None else mask
+        if "_mask" in batch:  # rows that pad the last batch of an evaluation
+          here = here & (batch["_mask"][:, None] > 0)
+        usage = code_usage(q.codes, self.codec.codebook_sizes, here)
+        logs |= {k: jnp.mean(usage[k]) for k in ("perplexity", "usage")}
+      own = flow.frame_mean(q.loss[..., None], mask)
+      if self.is_fsq:
+        # A latent far out on the bound has no gradient left and its code carries nothing for ever.
+        logs["far"] = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - MAX_LATENT)), mask)
+        own = own + self.far_weight * logs["far"]
+      else:
+        logs["quantizer"] = own
+      bits = self._code_bits(variables, codec, lat, q, keep, mask, logs)
+      return value + own, bits, logs, updates, y, feats
 
     if self.flow is None:
-      value, logs, _, _ = stage1(variables)
-      return Loss(value, logs=logs)
+      value, bits, logs, updates, _, _ = stage1(variables)
+      return Loss(value + bits, logs=logs, updates=updates)
 
     def stage2(variables):
-      value, logs, y, feats = stage1(variables if self.joint else jax.lax.stop_gradient(variables))
-      flow_value, flow_logs = self._flow_loss(
-        variables,
-        wav,
-        jax.lax.stop_gradient(y),
-        jax.lax.stop_gradient(feats),
-        mask,
-        sample_mask,
-        rng,
+      value, bits, logs, updates, y, feats = stage1(
+        variables if self.joint else jax.lax.stop_gradient(variables)
       )
-      total = flow_value + value if self.joint else flow_value + jax.lax.stop_gradient(value)
+      if not self.joint:  # the codec stands still, its codebooks too
+        value, updates = jax.lax.stop_gradient(value), {k: variables[k] for k in updates}
+      y, feats = jax.lax.stop_gradient((y, feats))
+      flow_value, flow_logs = self._flow_loss(
+        variables, wav, y, feats, mask, sample_mask, k_flow, step=step, total_steps=total_steps
+      )
       weighted = lambda v: v if isinstance(v, tuple) else (v, jnp.ones_like(v))
-      return total, {**logs, **{k: weighted(v) for k, v in flow_logs.items()}}
+      logs |= {k: weighted(v) for k, v in flow_logs.items()}
+      return flow_value + value + bits, logs, updates
 
     if not train:
-      value, logs = stage2(variables)
+      value, logs, _ = stage2(variables)
       return Loss(value, logs=logs)
     shapes = jax.eval_shape(stage2, variables)[1]
 
     def stage1_only(variables):
-      value, logs, _, _ = stage1(variables)
+      value, bits, logs, updates, _, _ = stage1(variables)
       # What does not exist yet has no weight, and no place in the rows' means.
       absent = lambda v: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), v)
-      return value, {k: logs.get(k, absent(v)) for k, v in shapes.items()}
+      return value + bits, {k: logs.get(k, absent(v)) for k, v in shapes.items()}, updates
 
     begin = jnp.round(self.begin * total_steps)
-    value, logs = jax.lax.cond(step < begin, stage1_only, stage2, variables)
-    return Loss(value, logs=logs)
+    value, logs, updates = jax.lax.cond(step < begin, stage1_only, stage2, variables)
+    return Loss(value, logs=logs, updates=updates)
 
-  def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng):
+  def _code_bits(self, variables, codec, lat, q, keep, mask, logs):
+    """Bits of a token by the prior: f32[B], the loss that it follows; 0 without a prior.
+
+    The codec feels it `rate_weight` times (through the hats of `FSQ.one_hot`).
+    """
+    if self.code_prior is None:
+      return 0.0
+    hot = self._codec(codec, lat, q.codes, self.rate_weight, method="one_hot")
+    known = jnp.ones(hot.shape[:3], bool)
+    if keep is not None:
+      group = np.repeat(np.arange(len(self.codec.groups)), [len(g) for g in self.codec.groups])
+      known = jnp.broadcast_to(group < keep[:, None, None], known.shape)
+    if mask is not None:
+      known = known & mask[..., None]
+    params = variables["params"]["prior"]
+    # The codec's gradient passes through the prior as it is; the prior's own weight is 1.
+    bits = self.code_prior.apply({"params": params}, hot, known)
+    bits = jnp.where(known, bits, 0.0)
+    logs["bits"] = flow.frame_mean(jnp.sum(bits, -1, keepdims=True), mask)
+    return logs["bits"]
+
+  def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng, **progress):
     k_noise, k_time, k_sample = jax.random.split(rng, 3)
     x, _ = self._rows(variables, wav, mask)
     y_rows, side = self._rows(variables, y, mask)
@@ -238,18 +318,16 @@ class Trainer:
 
   def encode(self, variables, batch, rng):
     """{"wav" f32[B, T, C], "mask" bool[B, F]} -> {"lat" f32[B, F, D], "codes" int32[B, F, G]}."""
-    lat = self._codec(
-      variables, batch["wav"], variables["stats"]["features"], batch.get("mask"), method="encode"
-    )
-    return {"lat": lat, "codes": self._codec(variables, lat, method="quantize")[1]}
+    lat = self._latents(variables, batch["wav"], batch.get("mask"))
+    return {"lat": lat, "codes": self._codec(variables, lat, method="quantize").codes}
 
   def decode(self, variables, batch, rng, *, nfe=1):
     """Codes -> waveform, with `nfe` evaluations of the refiner (0: the deterministic decoder).
 
     Args:
       variables: of the trainer.
-      batch: "codes" int32[B, F, G]; "mask" bool[B, F]; "token" int32[B, F], the place of each
-        token in its clip; "seed" uint32[B]. Noise is a function of (seed, token) alone.
+      batch: "codes" int32[B, F, k] of the first k groups; "mask" bool[B, F]; "token" int32[B, F],
+        the place of each token in its clip; "seed" uint32[B]. Noise depends on (seed, token) alone.
       rng: not used.
       nfe: number of network evaluations.
 
@@ -277,14 +355,18 @@ class Trainer:
     rows = self.flow.sample(self._velocity(variables), e, nfe, cond)
     return self._wave(variables, rows, side, batch["mask"])
 
-  def reconstruct(self, variables, batch, rng, *, nfe=1):
-    """{"wav" f32[B, T, C]} -> {"wav", "ae": alike, "codes" int32[B, F, G], "bits" [B]}."""
+  def reconstruct(self, variables, batch, rng, *, nfe=1, groups=None):
+    """{"wav" f32[B, T, C]} -> {"wav", "ae": alike, "codes" int32[B, F, k], "bits" [B]}.
+
+    Only the first `groups` groups of codes are used (None: all).
+    """
     wav, mask = batch["wav"], batch.get("mask")
-    y, feats, codes, _ = self._autoencode(variables, wav, mask)
+    y, feats, codes = self._autoencode(variables, wav, mask, groups)
     b, f = codes.shape[:2]
     mask = jnp.ones((b, f), bool) if mask is None else mask
     token = jnp.broadcast_to(jnp.arange(f), (b, f))
     seed = jax.random.bits(rng, (b,), jnp.uint32)
     out = self._refine(variables, y, feats, {"mask": mask, "token": token, "seed": seed}, nfe)
     tokens = jnp.sum(mask, axis=1).astype(jnp.float32)
-    return {"wav": out, "ae": y, "codes": codes, "bits": tokens * self.codec.bits_per_token}
+    bits = tokens * self.codec.bits_per_token(groups)
+    return {"wav": out, "ae": y, "codes": codes[..., :groups], "bits": bits}

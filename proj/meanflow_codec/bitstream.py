@@ -11,7 +11,7 @@ Layout, little endian, no padding:
 
   0   8s  magic                   32  u64 samples of one channel, exact
   8   u16 version                 40  u64 frames = ceil(samples / hop)
-  10  u16 flags (0)               48  u64 noise seed
+  10  u16 flags                   48  u64 noise seed
   12  u32 CRC32                   56  16s model hash
   16  u32 header bytes            72  u64 payload bytes
   20  u32 sample rate, Hz         80  u16 groups G, then for each group:
@@ -19,6 +19,8 @@ Layout, little endian, no padding:
   28  u32 channels
   --  payload: for every frame, for every group, its code with ceil(log2(prod(levels))) bits, most
       significant bit first, without gaps; the last byte is filled with zero bits.
+      With flag 1 (range coding, entropy.py): for every block of 4096 frames, u32 bytes and the
+      range coder's words.
 
 A code is one mixed-radix number: with levels (8, 5, 5, 5) it is below 1000 and takes 10 bits. The
 CRC32 is that of the payload followed by the header without the CRC field: in this order it can be
@@ -46,6 +48,8 @@ _FIXED = struct.Struct("<8sHHIIIIIQQQ16sQH")
 _CRC_AT = slice(12, 16)
 _BLOCK_BYTES = 1 << 16
 _BLOCK_FRAMES = 4096  # a multiple of 8: blocks start on whole bytes
+RANGE_CODED = 1  # the only flag
+_LENGTH = struct.Struct("<I")
 
 
 class BitstreamError(ValueError):
@@ -65,6 +69,7 @@ class Header:
     model_hash: 16 bytes that name the model.
     noise_seed: int in [0, 2^64), seed of the decoder's noise.
     samples: int, exact length of each channel; None while writing if not known yet.
+    range_coded: whether codes are range coded; then writer and reader need a coder.
   """
 
   sample_rate: int
@@ -74,6 +79,7 @@ class Header:
   model_hash: bytes
   noise_seed: int = 0
   samples: int | None = None
+  range_coded: bool = False
 
   def __post_init__(self):
     _check("levels", len(self.levels), 1, MAX_GROUPS, "groups")
@@ -111,8 +117,8 @@ class Header:
     return -(-self.samples // self.hop)
 
   @property
-  def payload_bytes(self):
-    """Bytes of all packed codes."""
+  def packed_bytes(self):
+    """Bytes of all codes, packed; a range-coded payload is shorter, mostly."""
     return -(-self.frames * sum(self.bits) // 8)
 
 
@@ -127,12 +133,12 @@ def _check(name, value, low, high, unit=""):
   return value
 
 
-def _serialise(header, crc=0):
+def _serialise(header, payload_bytes, crc=0):
   table = b"".join(struct.pack(f"<B{len(g)}H", len(g), *g) for g in header.levels)
   fixed = _FIXED.pack(
     MAGIC,
     VERSION,
-    0,
+    RANGE_CODED if header.range_coded else 0,
     crc,
     _FIXED.size + len(table),
     header.sample_rate,
@@ -142,7 +148,7 @@ def _serialise(header, crc=0):
     header.frames,
     header.noise_seed,
     header.model_hash,
-    header.payload_bytes,
+    payload_bytes,
     len(header.levels),
   )
   return fixed + table
@@ -168,7 +174,7 @@ def _parse(f, size, where):
     _FIXED.unpack(raw)
   )
   need(version == VERSION, "version at byte 8", VERSION, version)
-  need(flags == 0, "flags at byte 10", 0, flags)
+  need(flags in (0, RANGE_CODED), "flags at byte 10", f"0 or {RANGE_CODED}", flags)
   need(1 <= groups <= MAX_GROUPS, "groups at byte 80", f"1..{MAX_GROUPS}", groups)
   most = _FIXED.size + groups * (1 + 2 * MAX_LEVELS)
   need(_FIXED.size < head <= most, "header bytes at byte 16", f"{_FIXED.size + 1}..{most}", head)
@@ -183,12 +189,18 @@ def _parse(f, size, where):
     at += 1 + 2 * n
   need(at == head, "header bytes at byte 16", at, head)
   try:
-    header = Header(rate, chans, hop, tuple(levels), digest, seed, samples)
+    header = Header(rate, chans, hop, tuple(levels), digest, seed, samples, bool(flags))
   except BitstreamError as e:
     raise BitstreamError(f"{where}: {e}") from None
   need(frames == header.frames, "frames at byte 40", f"ceil({samples} / {hop})", frames)
-  need(payload == header.payload_bytes, "payload bytes at byte 72", header.payload_bytes, payload)
+  if not header.range_coded:
+    need(payload == header.packed_bytes, "payload bytes at byte 72", header.packed_bytes, payload)
   return header, raw
+
+
+def _need_coder(header, coder):
+  if header.range_coded and coder is None:
+    raise ValueError("a range-coded file needs the coder of the model that its header names.")
 
 
 class _Packer:
@@ -229,17 +241,20 @@ class Writer:
   Args:
     path: the file to make, or a writable and seekable binary file object.
     header: Header; if its `samples` is None, set the writer's `samples` before it closes.
+    coder: with `encode(codes int[F, G]) -> bytes`, for a range-coded file (entropy.Coder).
   """
 
-  def __init__(self, path, header):
-    self._header, self._packer = header, _Packer(header)
+  def __init__(self, path, header, coder=None):
+    _need_coder(header, coder)
+    self._header, self._packer, self._coder = header, _Packer(header), coder
+    self._waiting, self._payload_bytes = [], 0
     self.samples, self.frames = header.samples, 0
     self._rest, self._crc = np.zeros(0, np.uint8), 0  # up to 7 bits of an unfinished byte
     self._own = not hasattr(path, "write")
     self._path = os.fspath(path) if self._own else getattr(path, "name", "<memory>")
     self._tmp = f"{self._path}.{os.getpid()}.part"
     self._file = open(self._tmp, "wb") if self._own else path  # noqa: SIM115
-    self._head_bytes = len(_serialise(dataclasses.replace(header, samples=0)))
+    self._head_bytes = len(_serialise(dataclasses.replace(header, samples=0), 0))
     self._file.write(bytes(self._head_bytes))
 
   def write(self, codes):
@@ -259,14 +274,33 @@ class Writer:
       )
     self._packer.check(codes, self.frames, self._path)
     for i in range(0, len(codes), _BLOCK_FRAMES):
-      bits = [self._rest, self._packer.to_bits(codes[i : i + _BLOCK_FRAMES])]
-      self._put(np.concatenate(bits))
+      block = codes[i : i + _BLOCK_FRAMES]
+      if self._header.range_coded:
+        self._gather(block)
+      else:
+        self._put_bits(np.concatenate([self._rest, self._packer.to_bits(block)]))
     self.frames += len(codes)
 
-  def _put(self, bits):
+  def _gather(self, codes):
+    """Range codes every whole block of _BLOCK_FRAMES."""
+    codes = np.concatenate([*self._waiting, codes])
+    while len(codes) >= _BLOCK_FRAMES:
+      self._put_block(codes[:_BLOCK_FRAMES])
+      codes = codes[_BLOCK_FRAMES:]
+    self._waiting = [codes]
+
+  def _put_block(self, codes):
+    data = self._coder.encode(codes)
+    self._put(_LENGTH.pack(len(data)) + data)
+
+  def _put_bits(self, bits):
     whole = len(bits) // 8 * 8
     data, self._rest = np.packbits(bits[:whole]).tobytes(), bits[whole:]
+    self._put(data)
+
+  def _put(self, data):
     self._crc = zlib.crc32(data, self._crc)
+    self._payload_bytes += len(data)
     self._file.write(data)
 
   def close(self):
@@ -286,8 +320,11 @@ class Writer:
           f"{self._path}: {header.samples} samples at hop {header.hop}: expected {header.frames} "
           f"frames, got {self.frames}."
         )
-      self._put(np.concatenate([self._rest, np.zeros(-len(self._rest) % 8, np.uint8)]))
-      raw = _serialise(header, _finish_crc(self._crc, _serialise(header)))
+      if any(map(len, self._waiting)):
+        self._put_block(np.concatenate(self._waiting))
+      self._put_bits(np.concatenate([self._rest, np.zeros(-len(self._rest) % 8, np.uint8)]))
+      size = self._payload_bytes
+      raw = _serialise(header, size, _finish_crc(self._crc, _serialise(header, size)))
       self._file.seek(0)
       self._file.write(raw)
       self._file.flush()
@@ -320,17 +357,20 @@ class Reader:
 
   Args:
     source: path, or the file's bytes.
+    coder: with `decode(bytes, frames) -> codes`, to read codes of a range-coded file.
 
   Attributes:
     header: Header with exact samples.
     frames: int.
+    payload_bytes: int.
 
   Raises:
     BitstreamError: not a codec file, truncated, or changed.
     OSError: the file cannot be read.
   """
 
-  def __init__(self, source):
+  def __init__(self, source, coder=None):
+    self._coder = coder
     in_memory = isinstance(source, (bytes, bytearray, memoryview))
     self._where = "<memory>" if in_memory else os.fspath(source)
     self._file = io.BytesIO(source) if in_memory else open(source, "rb")  # noqa: SIM115
@@ -340,7 +380,11 @@ class Reader:
       self.header, raw = _parse(self._file, self.size, self._where)
       self.frames = self.header.frames
       self._packer, self._begin = _Packer(self.header), len(raw)
+      self.payload_bytes = self.size - len(raw)
       self._check_crc(raw)
+      self._block_cache = (-1, None)
+      if self.header.range_coded:
+        self._blocks = self._find_blocks()
     except BaseException:
       self.close()
       raise
@@ -355,7 +399,7 @@ class Reader:
         f"{self._where}: CRC32 at byte 12: expected {expected:08x}, got {crc:08x}: the file was "
         "changed or damaged."
       )
-    spare = -self.frames * self._packer.frame_bits % 8
+    spare = 0 if self.header.range_coded else -self.frames * self._packer.frame_bits % 8
     if spare and last[-1] & ((1 << spare) - 1):
       raise BitstreamError(f"{self._where}: last byte: expected {spare} zero bits, got {last[-1]}.")
 
@@ -375,9 +419,48 @@ class Reader:
         f"{self._where}: expected frames in 0..{self.frames}, got {start}..{start + n}."
       )
     out = np.empty((n, len(self.header.levels)), np.int32)
+    if self.header.range_coded:
+      _need_coder(self.header, self._coder)
+      for b in range(start // _BLOCK_FRAMES, -(-(start + n) // _BLOCK_FRAMES) if n else 0):
+        first = b * _BLOCK_FRAMES
+        codes = self._coded_block(b)[max(0, start - first) : start + n - first]
+        at = max(0, first - start)
+        out[at : at + len(codes)] = codes
+      return out
     for i in range(0, n, _BLOCK_FRAMES):
       out[i : i + _BLOCK_FRAMES] = self._block(start + i, min(_BLOCK_FRAMES, n - i))
     return out
+
+  def _find_blocks(self):
+    """[(first byte, bytes)] of every range-coded block."""
+    at, found = self._begin, []
+    for b in range(-(-self.frames // _BLOCK_FRAMES)):
+      self._file.seek(at)
+      raw = self._file.read(_LENGTH.size)
+      size = _LENGTH.unpack(raw)[0] if len(raw) == _LENGTH.size else -1
+      at += _LENGTH.size
+      if not 0 <= size <= self.size - at:
+        raise BitstreamError(
+          f"{self._where}: block {b} at byte {at}: expected 0..{self.size - at} bytes, got {size}."
+        )
+      found.append((at, size))
+      at += size
+    if at != self.size:
+      raise BitstreamError(f"{self._where}: expected the blocks to end at {self.size}, got {at}.")
+    return found
+
+  def _coded_block(self, b):
+    if self._block_cache[0] != b:
+      at, size = self._blocks[b]
+      self._file.seek(at)
+      frames = min(_BLOCK_FRAMES, self.frames - b * _BLOCK_FRAMES)
+      try:
+        codes = self._coder.decode(self._file.read(size), frames)
+      except ValueError as e:
+        raise BitstreamError(f"{self._where}: block {b} at byte {at}: {e}") from None
+      self._packer.check(codes, b * _BLOCK_FRAMES, self._where)
+      self._block_cache = (b, codes)
+    return self._block_cache[1]
 
   def _block(self, start, n):
     first, bits = start * self._packer.frame_bits, n * self._packer.frame_bits
@@ -410,17 +493,17 @@ class Reader:
     self.close()
 
 
-def dumps(codes, header):
+def dumps(codes, header, coder=None):
   """The file of `codes` int[F,G] as bytes; the same bytes as `Writer` puts on disk."""
   buffer = io.BytesIO()
-  with Writer(buffer, header) as w:
+  with Writer(buffer, header, coder) as w:
     w.write(codes)
   return buffer.getvalue()
 
 
-def loads(data):
+def loads(data, coder=None):
   """(header, codes int32[F,G]) of a whole file in memory."""
-  with Reader(data) as r:
+  with Reader(data, coder) as r:
     return r.header, r.read()
 
 
@@ -431,9 +514,10 @@ def info(path):
     path: the file, or its bytes.
 
   Returns:
-    dict: sample_rate (Hz), channels, samples, secs, hop, frames, levels, bits_per_frame,
-    model_hash (hex), noise_seed, header_bytes, payload_bytes, bytes, and kbps = bytes * 8 / secs
-    / 1000 with the header, payload_kbps without (both None for a file of no samples).
+    dict: coding ("packed" or "range"), sample_rate (Hz), channels, samples, secs, hop, frames,
+    levels, bits_per_frame, model_hash (hex), noise_seed, header_bytes, payload_bytes, bytes, and
+    kbps = bytes * 8 / secs / 1000 with the header, payload_kbps without (both None for a file of
+    no samples).
   """
   with Reader(path) as r:
     h = r.header
@@ -443,6 +527,7 @@ def info(path):
       return size * 8 / secs / 1000 if secs else None
 
     return {
+      "coding": "range" if h.range_coded else "packed",
       "sample_rate": h.sample_rate,
       "channels": h.channels,
       "samples": h.samples,
@@ -453,9 +538,9 @@ def info(path):
       "bits_per_frame": sum(h.bits),
       "model_hash": h.model_hash.hex(),
       "noise_seed": h.noise_seed,
-      "header_bytes": r.size - h.payload_bytes,
-      "payload_bytes": h.payload_bytes,
+      "header_bytes": r.size - r.payload_bytes,
+      "payload_bytes": r.payload_bytes,
       "bytes": r.size,
       "kbps": kbps(r.size),
-      "payload_kbps": kbps(h.payload_bytes),
+      "payload_kbps": kbps(r.payload_bytes),
     }

@@ -1,6 +1,6 @@
 """Encodes recordings to bytes with a trained codec, and back.
 
-  python -m proj.meanflow_codec.codec encode --workdir runs/codec in.flac out.bac
+  python -m proj.meanflow_codec.codec encode --workdir runs/codec in.flac out.bac --coding range
   python -m proj.meanflow_codec.codec decode --workdir runs/codec out.bac out.wav --nfe 1
   python -m proj.meanflow_codec.codec info out.bac
 
@@ -19,15 +19,45 @@ SUFFIX = ".bac"
 WRITES = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16")}
 
 
-def open_codec(workdir: str):
-  """The `WindowCodec` of "workdir" or "workdir:step"."""
+def open_codec(workdir: str, **kw):
+  """The `WindowCodec` of "workdir" or "workdir:step"; keywords are its own (core, groups)."""
   from big_audio.inference import open_workdir
   from proj.meanflow_codec.windows import WindowCodec
 
-  return WindowCodec(open_workdir(workdir))
+  return WindowCodec(open_workdir(workdir), **kw)
 
 
-def encode_file(codec, source: str, target: str, *, resample: bool = False, seed: int = 0) -> dict:
+def header_of(codec, samples: int, *, seed: int = 0, coding: str = "packed") -> bitstream.Header:
+  """The header of a file by this codec.
+
+  Raises:
+    ValueError: range coding without a prior.
+  """
+  if coding == "range" and codec.coder is None:
+    raise ValueError("--coding range needs a run with config.models.prior; use packed.")
+  return bitstream.Header(
+    sample_rate=codec.sr, channels=codec.channels, hop=codec.hop, levels=codec.levels,
+    model_hash=codec.model_hash, noise_seed=seed, samples=samples, range_coded=coding == "range",
+  )  # fmt: skip
+
+
+def at_rate(codec, kbps: float):
+  """The codec with so many groups that its packed rate is `kbps`.
+
+  Raises:
+    ValueError: no number of groups has that rate (within 1 %).
+  """
+  choices = [codec.with_groups(k) for k in codec.rates]
+  for choice in choices:
+    if abs(choice.kbps / kbps - 1) < 0.01:
+      return choice
+  rates = ", ".join(f"{c.kbps:g}" for c in choices)
+  raise ValueError(f"--kbps {kbps:g}: this run was trained for {rates}.")
+
+
+def encode_file(
+  codec, source: str, target: str, *, resample: bool = False, seed: int = 0, coding: str = "packed"
+) -> dict:
   """Encodes a recording into a codec file, in bounded memory.
 
   Args:
@@ -36,6 +66,7 @@ def encode_file(codec, source: str, target: str, *, resample: bool = False, seed
     target: the file to write; it appears only when it is complete.
     resample: convert another sampling rate, and mix down or copy channels.
     seed: of the decoder's noise.
+    coding: "packed" (a constant rate) or "range" (shorter, by the run's prior).
 
   Returns:
     `bitstream.info` of the file.
@@ -55,11 +86,8 @@ def encode_file(codec, source: str, target: str, *, resample: bool = False, seed
         f"{codec.sr} Hz and {codec.channels}. Use --resample, or a codec of that rate."
       )
     recording = AudioFile.open(source, sr=codec.sr, channels=codec.channels)
-  header = bitstream.Header(
-    sample_rate=codec.sr, channels=codec.channels, hop=codec.hop, levels=codec.levels,
-    model_hash=codec.model_hash, noise_seed=seed, samples=recording.shape[0],
-  )  # fmt: skip
-  with bitstream.Writer(target, header) as writer:
+  header = header_of(codec, recording.shape[0], seed=seed, coding=coding)
+  with bitstream.Writer(target, header, codec.coder if coding == "range" else None) as writer:
     for codes in codec.encode_stream(recording.read, recording.shape[0]):
       writer.write(codes)
   return bitstream.info(target)
@@ -81,12 +109,17 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
   if suffix not in WRITES:
     raise ValueError(f'"{target}": cannot write {suffix!r}; use {" or ".join(WRITES)}.')
   kind, subtype = WRITES[suffix]
-  with bitstream.Reader(source) as reader:
+  with bitstream.Reader(source, codec.coder) as reader:
     h = reader.header
     if h.model_hash != codec.model_hash:
       raise ValueError(
         f'"{source}" was made by the model {h.model_hash.hex()}, this one is '
         f"{codec.model_hash.hex()}. Decode it with the workdir (and step) that encoded it."
+      )
+    if h.levels != codec.levels:
+      raise ValueError(
+        f'"{source}" holds {len(h.levels)} groups of codes, this codec was opened with '
+        f"{len(codec.levels)}. Use groups={len(h.levels)}."
       )
     part, clipped = target + ".part", 0
     try:
@@ -141,6 +174,18 @@ def _parser():
   encode, decode = sub.choices["encode"], sub.choices["decode"]
   encode.add_argument("--resample", action="store_true", help="convert other rates and channels")
   encode.add_argument("--seed", type=int, default=0, help="of the decoder's noise")
+  encode.add_argument(
+    "--coding",
+    choices=("packed", "range"),
+    default="packed",
+    help="range: shorter files, by the run's prior",
+  )
+  encode.add_argument(
+    "--kbps",
+    type=float,
+    default=None,
+    help="a lower rate, for a run with quantizer_dropout (before range coding)",
+  )
   decode.add_argument("--nfe", type=int, default=None, help="evaluations; 0: plain AE (default 1)")
   decode.add_argument("--format", choices=("wav", "flac"), default="wav", help="for folders")
   info = sub.add_parser("info", help="what a codec file says of itself")
@@ -167,15 +212,19 @@ def _run(flags):
   logging.set_verbosity(logging.ERROR)  # orbax warns of metadata that no one needs
   codec = open_codec(flags.workdir)
   if flags.command == "encode":
+    if flags.kbps is not None:
+      codec = at_rate(codec, flags.kbps)
     from big_audio.datasets.audio import AV, SNDFILE
 
     for source, target in _pairs(flags.source, flags.target, SNDFILE | AV, SUFFIX):
-      info = encode_file(codec, source, target, resample=flags.resample, seed=flags.seed)
+      info = encode_file(codec, source, target, resample=flags.resample, seed=flags.seed,
+                         coding=flags.coding)  # fmt: skip
       print(f"{target}: {info['secs']:.2f} s, {info['bytes']} bytes, {info['kbps']:.3f} kbps")
     return
   nfe = (1 if codec.has_refiner else 0) if flags.nfe is None else flags.nfe
   for source, target in _pairs(flags.source, flags.target, {SUFFIX}, "." + flags.format):
-    out = decode_file(codec, source, target, nfe=nfe)
+    groups = len(bitstream.info(source)["levels"])
+    out = decode_file(codec.with_groups(groups), source, target, nfe=nfe)
     note = f", {out['clipped']:.2%} of the samples clipped" if out["clipped"] else ""
     print(f"{target}: {out['samples']} samples, {nfe} evaluation(s){note}")
 

@@ -23,6 +23,16 @@ def test_digits():
     digits.Source("trian")
 
 
+def test_no_digit_is_seen_by_two_of_codec_embedder_and_measurement():
+  names = ("codec", "embed", "validation", "test")
+  parts = [digits.Source(s) for s in names]
+  ids = [{p[i]["id"] for i in range(len(p))} for p in parts]
+  assert sum(map(len, ids)) == 1797 == len(set.union(*ids))
+  train = digits.Source("train")
+  assert ids[0] | ids[1] == {train[i]["id"] for i in range(len(train))}
+  assert min(map(len, ids[:2])) > 550
+
+
 def idx(shape, data=None, magic=b"\0\0\x08"):
   data = bytes(np.prod(shape)) if data is None else data
   return magic + bytes([len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + data
@@ -83,4 +93,8 @@ def test_files_that_are_missing_damaged_or_do_not_belong_together(folder):
 def test_real_mnist(data_dir):
   s = mnist.Source(str(data_dir / "mnist"), "all")
   assert len(s) == 8000 and s[0]["image"].shape == (28, 28, 1)
+  names = ("codec", "embed", "validation", "test")
+  parts = [mnist.Source(str(data_dir / "mnist"), n) for n in names]
+  ids = [{p[i]["id"] for i in range(len(p))} for p in parts]
+  assert sum(map(len, ids)) == 8000 == len(set.union(*ids)) and min(map(len, ids[:2])) > 3000
   assert [s[i]["label"] for i in range(5)] == [7, 2, 1, 0, 4]  # as the public test file begins

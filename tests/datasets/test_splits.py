@@ -81,3 +81,34 @@ def test_lists(tmp_path):
 def test_rules_that_do_not_fit(split, splits, message):
   with pytest.raises(ValueError, match=message):
     pick(split, splits)
+
+
+@pytest.mark.parametrize(
+  "rules, kw",
+  [
+    (HALF, {}),
+    ({"test": 0.1, "train": 0.3}, {}),  # the hash that made the splits does not make the halves
+    (HALF, dict(group=r"/(\w+)_\d")),
+    ({"train": r"_(1[5-9]|[2-4]\d)\.wav$", "test": r"_[5-9]\."}, {}),
+  ],
+)
+def test_halves_of_train_for_a_model_and_its_judge(rules, kw):
+  ids = IDS if "group" not in kw else [f"a/s{s}_{i}.wav" for s in range(80) for i in range(3)]
+  train = pick("train", rules, ids=ids, **kw)
+  codec, embed = (pick(s, rules, ids=ids, **kw) for s in ("codec", "embed"))
+  assert codec | embed == train and not codec & embed
+  assert 0.35 < len(codec) / len(train) < 0.65
+  assert not (codec | embed) & pick("test", rules, ids=ids, **kw)
+  if "group" in kw:
+    speakers = lambda part: {i.split("_")[0] for i in part}
+    assert not speakers(codec) & speakers(embed)
+
+
+def test_halves_need_train_and_give_way_to_rules_of_their_name():
+  with pytest.raises(ValueError, match='no split "embed"'):
+    pick("embed", {"a": 0.5, "b": 0.5})
+  with pytest.raises(ValueError, match="Did you mean embed"):
+    pick("embd", HALF)
+  assert pick("embed", {"train": 0.5, "embed": 0.5}) | pick(
+    "train", {"train": 0.5, "embed": 0.5}
+  ) == set(IDS)

@@ -60,19 +60,62 @@ def test_mel_distances_by_librosa(sr):
     dac += 2 * np.mean(np.abs(floor(c) - floor(d))) + np.mean(np.abs(c - d))
   x, y = x[:, None], y[:, None]
   np.testing.assert_allclose(D.mel_distance(x, y, sr), want, rtol=1e-6)
-  np.testing.assert_allclose(D.dac_mel_distance(x, y, sr), dac, rtol=1e-6)
-  np.testing.assert_allclose(D.dac_stft_distance(x, y), spec, rtol=1e-6)
+  zeros = dict(pad_mode="constant")
+  np.testing.assert_allclose(D.dac_mel_distance(x, y, sr, **zeros), dac, rtol=1e-6)
+  np.testing.assert_allclose(D.dac_stft_distance(x, y, **zeros), spec, rtol=1e-6)
+
+
+def _pair(sr, n=22050):
+  """A fading chirp in noise, and an estimate that is late, softer and has other noise."""
+  i = np.arange(n)
+  t, noise = i / sr, (i**2 * 7919 % 10007) / 10007 - 0.5
+  chirp = lambda phase: np.sin(2 * np.pi * (220 * t + 900 * t**2) + phase)
+  x = 0.4 * chirp(0) * np.exp(-3 * t) + 0.05 * noise
+  y = 0.36 * chirp(0.3) * np.exp(-2.8 * t) + 0.03 * np.roll(noise, 777)
+  return y.astype(np.float32)[:, None], x.astype(np.float32)[:, None]
+
+
+# descript-audio-codec 1.0.0 (MelSpectrogramLoss with n_mels=[150, 80], window_lengths=[2048, 512];
+# the same with its base.yml; MultiScaleSTFTLoss()), auraloss 0.4.0 (MultiResolutionSTFTLoss(),
+# -SISDRLoss() in float64), torch 2.13.
+@pytest.mark.parametrize(
+  "sr, mel, train_mel, stft, mr_stft, si_sdr",
+  [
+    (44100, 0.991196, 1.482818, 1.755036, 0.924710, 9.641855),
+    (24000, 1.012422, 1.542975, 1.750558, 0.940767, 9.242686),
+  ],
+)
+def test_golden_values_of_public_packages(sr, mel, train_mel, stft, mr_stft, si_sdr):
+  pair = _pair(sr)
+  np.testing.assert_allclose(D.dac_mel_distance(*pair, sr), mel, rtol=1e-4)
+  np.testing.assert_allclose(D.dac_train_mel_distance(*pair, sr), train_mel, rtol=1e-4)
+  np.testing.assert_allclose(D.dac_stft_distance(*pair), stft, rtol=1e-4)
+  np.testing.assert_allclose(D.mr_stft_distance(*pair), mr_stft, rtol=1e-4)
+  np.testing.assert_allclose(D.si_sdr(*pair), si_sdr, rtol=1e-4)
+
+
+def test_mr_stft_by_librosa():
+  x, y = _noise(5000), _noise(5000, seed=1)
+  want = 0
+  for n, hop, win in D.MR_STFT:
+    a, b = (
+      np.abs(librosa.stft(s, n_fft=n, hop_length=hop, win_length=win, pad_mode="reflect"))
+      for s in (x, y)
+    )
+    want += np.linalg.norm(a - b) / np.linalg.norm(b) + np.mean(np.abs(np.log(a) - np.log(b)))
+  np.testing.assert_allclose(D.mr_stft_distance(x[:, None], y[:, None]), want / 3, rtol=1e-4)
+  with pytest.raises(ValueError, match=r"too few to reflect.*pad_mode"):
+    D.mr_stft_distance(x[:500, None], y[:500, None])
 
 
 ALL = [
   D.si_sdr,
   D.log_spectral_distance,
   lambda x, y: D.mel_distance(x, y, 8000),
-  lambda x, y: D.dac_mel_distance(x, y, 8000),
-  lambda x, y: D.dac_mel_distance(
-    x, y, 8000, windows=D.DAC_TRAIN_WINDOWS, mels=D.DAC_TRAIN_MELS, log_power=1, mag_weight=0
-  ),
-  D.dac_stft_distance,
+  lambda x, y: D.dac_mel_distance(x, y, 8000, pad_mode="constant"),
+  lambda x, y: D.dac_train_mel_distance(x, y, 8000, pad_mode="constant"),
+  lambda x, y: D.dac_stft_distance(x, y, pad_mode="constant"),
+  lambda x, y: D.mr_stft_distance(x, y, pad_mode="constant"),
 ]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from big_audio import sharding
-from big_audio.dsp import distances
-from big_audio.evaluators import audio_distance, mean
+from big_audio.dsp import distances, perceptual
+from big_audio.evaluators import audio_distance, bootstrap, mean
 
 SR = 8000
 
@@ -61,8 +61,53 @@ def test_audio_distance(mesh, tmp_path):
   assert got["zero/si_sdr"] == pytest.approx(-150) and got["zero/mel"] > got["ae/mel"]
 
 
+def test_more_measures_with_intervals(mesh, tmp_path):
+  """Numpy values of every item, their means and their bootstrap intervals."""
+  measures = ["mr_stft", "dac_stft", "si_sdr"]
+  evaluator = audio_distance.Evaluator(
+    {"reconstruct": predict}, data=notes(), batch_size=2, mesh=mesh, workdir=str(tmp_path), sr=SR,
+    measures=measures, ci=True,
+  )  # fmt: skip
+  got = dict(evaluator.run({}))
+  wav = waves()
+  estimate = echo(wav, np.float32(1))
+  for name, fn in (
+    ("mr_stft", distances.mr_stft_distance),
+    ("dac_stft", distances.dac_stft_distance),
+    ("si_sdr", distances.si_sdr),
+  ):
+    want = bootstrap.mean_interval(fn(estimate, wav))
+    found = [got[f"nfe1/{name}{end}"] for end in ("", "_lo", "_hi")]
+    assert found == pytest.approx(list(want), rel=2e-3)
+  assert "nfe1/mel" not in got and "nfe1/si_sdr_hi" in got
+
+
+def test_scores_of_packages_failures_and_what_is_missing(mesh, tmp_path, monkeypatch):
+  def speech(reference, estimate, sr):
+    if not estimate.any():
+      raise perceptual.NoScore("silence")
+    assert reference.shape == (2400, 1) and sr == SR
+    return float(np.abs(reference - estimate).mean())
+
+  monkeypatch.setitem(perceptual.MEASURES, "stoi", speech)
+  monkeypatch.setattr(perceptual, "available", lambda name: name == "stoi")
+  evaluator = audio_distance.Evaluator(
+    {"reconstruct": predict}, data=notes(), batch_size=2, mesh=mesh, workdir=str(tmp_path), sr=SR,
+    measures=["stoi", "pesq_nb"],
+  )  # fmt: skip
+  got = dict(evaluator.run({}))
+  wav = waves()
+  assert got["ae/stoi"] == pytest.approx(float(np.abs(2 * wav).mean()), rel=1e-4)
+  assert got["ae/stoi_failed"] == 0 and got["zero/stoi_failed"] == 5
+  assert np.isnan(got["zero/stoi"])
+  assert got["unavailable/pesq_nb"] == 1 and "unavailable/stoi" not in got
+  assert not [k for k in got if k.endswith("/pesq_nb") and k != "unavailable/pesq_nb"]
+
+
 def test_audio_distance_errors(mesh, tmp_path):
   kw = dict(data=notes(), batch_size=2, mesh=mesh, workdir=str(tmp_path), sr=SR)
+  with pytest.raises(ValueError, match='"mr_stft"'):
+    audio_distance.Evaluator({"reconstruct": predict}, measures=["mrstft"], **kw)
   with pytest.raises(ValueError, match="nfe"):
     audio_distance.Evaluator({"reconstruct": predict}, nfe=(-1,), **kw)
 

@@ -99,7 +99,7 @@ def test_errors():
     as_groups([16] * 8)
   with pytest.raises(ValueError, match="expected 7 latent dimensions in the last axis, got 6"):
     FSQ(GROUPS)(_z(3, 6))
-  with pytest.raises(ValueError, match="expected 2 codes a frame in the last axis, got 1"):
-    FSQ(GROUPS).from_codes(jnp.zeros((3, 1), jnp.int32))
+  with pytest.raises(ValueError, match="expected 1 to 2 codes a frame, got 3"):
+    FSQ(GROUPS).from_codes(jnp.zeros((3, 3), jnp.int32))
   with pytest.raises(ValueError, match="2 groups of codes but 1 sizes"):
     code_usage(jnp.zeros((3, 2), jnp.int32), (4,))

@@ -44,7 +44,7 @@ def test_payload_is_the_definition():
   codes = make_codes(header)
   data = bitstream.dumps(codes, header)
   payload = plain_payload(codes, header)
-  assert data[-header.payload_bytes :] == payload and len(payload) == math.ceil(11 * 26 / 8)
+  assert data[-header.packed_bytes :] == payload and len(payload) == math.ceil(11 * 26 / 8)
   head = data[: -len(payload)]
   crc = zlib.crc32(payload + head[:12] + head[16:])
   assert struct.unpack_from("<8sHHI", data) == (b"BAcodec\x1a", 1, 0, crc)
@@ -81,7 +81,7 @@ def test_round_trip_and_any_chunking_gives_the_same_bytes(levels, frames, cuts, 
   header = make_header(tuple(levels), frames)
   codes = make_codes(header, seed)
   data = bitstream.dumps(codes, header)
-  assert len(data) - header.payload_bytes == 82 + sum(1 + 2 * len(g) for g in levels)
+  assert len(data) - header.packed_bytes == 82 + sum(1 + 2 * len(g) for g in levels)
   got_header, got = bitstream.loads(data)
   assert got_header == header and got.dtype == np.int32
   np.testing.assert_array_equal(got, codes)
@@ -147,7 +147,7 @@ def reseal(data, header_bytes):
   "at,fmt,value,message",
   [
     (8, "H", 2, "version at byte 8: expected 1, got 2"),
-    (10, "H", 4, "flags at byte 10: expected 0, got 4"),
+    (10, "H", 4, "flags at byte 10: expected 0 or 1, got 4"),
     (16, "I", 2**31, "header bytes at byte 16"),
     (20, "I", 0, "expected sample_rate in 1"),
     (24, "I", 0, "expected hop in 1"),
@@ -171,7 +171,7 @@ def test_a_hostile_header_with_a_valid_crc(at, fmt, value, message):
   struct.pack_into("<" + fmt, data, at, value)
   tracemalloc.start()
   with pytest.raises(BitstreamError, match=message):
-    Reader(reseal(bytes(data), len(data) - header.payload_bytes))
+    Reader(reseal(bytes(data), len(data) - header.packed_bytes))
   assert tracemalloc.get_traced_memory()[1] < 1 << 20
   tracemalloc.stop()
 
@@ -179,7 +179,7 @@ def test_a_hostile_header_with_a_valid_crc(at, fmt, value, message):
 def test_a_hostile_payload_with_a_valid_crc():
   header = make_header(levels=((8, 5, 5, 5),), frames=4)
   good = bitstream.dumps([[1], [2], [3], [4]], header)
-  head = len(good) - header.payload_bytes
+  head = len(good) - header.packed_bytes
   bits = "".join(format(c, "010b") for c in (1, 2, 1000, 4))
   bad = good[:head] + bytes(int(bits[i : i + 8], 2) for i in range(0, 40, 8))
   with Reader(reseal(bad, head)) as r:

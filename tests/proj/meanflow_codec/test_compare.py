@@ -1,0 +1,120 @@
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from proj.meanflow_codec import compare, peers
+from proj.meanflow_codec.windows import WindowCodec
+from tests.proj.meanflow_codec.test_windows import make_runner
+
+SR = 8000
+
+
+@pytest.fixture
+def folder(tmp_path):
+  rng = np.random.default_rng(0)
+  for i, name in enumerate(("0_ann_1", "1_ann_2", "2_bob_1", "3_bob_2", "4_bob_3")):
+    wav = 0.1 * rng.standard_normal(4000 + 100 * i)
+    soundfile.write(tmp_path / f"{name}.wav", wav, SR)
+  return str(tmp_path)
+
+
+def test_clips_join_a_group_with_silence(folder):
+  alone = compare.clips(folder, SR, 1, pattern="_1")
+  assert [n for n, _ in alone] == ["0_ann_1.wav", "2_bob_1.wav"]
+  joined = compare.clips(folder, SR, 1, join_secs=1.0, group="_([a-z]+)_")
+  assert [n for n, _ in joined] == ["ann_0", "bob_1"]
+  ann = joined[0][1]
+  assert ann.shape == (4000 + 800 + 4100 + 800, 1)
+  assert not ann[4000:4800].any() and ann[4800:4900].any()
+  with pytest.raises(ValueError, match="16000"):
+    compare.clips(folder, 16000, 1)
+  with pytest.raises(ValueError, match="finds nothing"):
+    compare.clips(folder, SR, 1, join_secs=1.0, group="_([x-z]+)_")
+
+
+def test_rows_and_true_rates(folder):
+  recordings = compare.clips(folder, SR, 1)
+  table = compare.Table(recordings, SR, ("mel", "si_sdr"), ci=True)
+  codec = WindowCodec(make_runner())
+  compare.add_ours(table, codec, recordings, [0, 1], codings=("packed", "range"))
+  table.add_controls()
+  rows = {r["codec"]: r for r in table.rows}
+  assert list(rows) == [
+    "ours, plain AE", "ours, plain AE, range coded", "ours, 1 evaluation",
+    "ours, 1 evaluation, range coded", "identity", "zero",
+  ]  # fmt: skip
+  assert rows["identity"]["mel"] == 0 and rows["zero"]["si_sdr"] == -150
+  samples = [len(w) for _, w in recordings]
+  payload = sum(-(-30 * -(-n // 160) // 8) for n in samples)
+  ae = rows["ours, plain AE"]
+  assert ae["payload_kbps"] == pytest.approx(payload * 8e-3 / (sum(samples) / SR))
+  assert ae["file_kbps"] > ae["payload_kbps"] and ae["rtf_dec"] > 0
+  coded = rows["ours, plain AE, range coded"]
+  assert coded["mel"] == ae["mel"] and coded["payload_kbps"] != ae["payload_kbps"]
+  assert ae["mel"] != rows["ours, 1 evaluation"]["mel"]
+  assert ae["mel_lo"] <= ae["mel"] <= ae["mel_hi"]
+  assert 0 < rows["identity"]["fd"] < ae["fd"]
+  assert compare.text(table.rows).count("\n") == 7
+
+
+def test_alignment_finds_the_lag():
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((4000, 1)).astype(np.float32)
+  for lag in (0, 1, 300, -1, -300):
+    late = np.concatenate([np.zeros((max(lag, 0), 1), np.float32), x])[max(-lag, 0) :]
+    got = peers.align(late, x, SR)
+    inner = slice(300, 3600)
+    assert got.shape == x.shape
+    np.testing.assert_array_equal(got[inner], x[inner])
+  short = peers.align(x[:1000], x, SR)
+  np.testing.assert_array_equal(short[:1000], x[:1000])
+  assert not short[1000:].any()
+
+
+def test_ogg_payload():
+  """Two header packets, then one packet over two pages (255 + 45 bytes) and one of 3."""
+  page = lambda lacing, body: (
+    b"OggS" + bytes(22) + bytes([len(lacing)]) + bytes(lacing) + bytes(body)
+  )
+  data = page([19], 19) + page([16], 16) + page([255], 255) + page([45, 3], 48)
+  assert peers.ogg_payload(data) == 303
+  with pytest.raises(ValueError, match="page at byte"):
+    peers.ogg_payload(data[:47] + b"x" + data[48:])
+
+
+@pytest.mark.parametrize(
+  "spec, kbps", [("codec2:3200", 3.2), ("codec2:1300", 1.3), ("opus:8", 8.0), ("mp3:16", 16.0)]
+)
+def test_other_codecs(spec, kbps):
+  programs = dict(codec2="c2enc", opus="opusenc", mp3="lame")
+  if not shutil.which(programs[spec.partition(":")[0]]):
+    pytest.skip(f"{spec} is not installed")
+  t = np.arange(4 * SR) / SR
+  wav = (0.3 * np.sin(2 * np.pi * 200 * t + 3 * np.sin(2 * np.pi * 3 * t))).astype(np.float32)[
+    :, None
+  ]
+  out = peers.make(spec)(wav, SR)
+  assert out.wav.shape == wav.shape
+  # Opus spends less than it may on one tone.
+  assert 0.3 * kbps < out.payload * 8e-3 / 4 < 1.15 * kbps and out.file >= out.payload
+  assert out.encode_secs > 0 and 0.01 < out.wav.std() / wav.std() < 5
+
+
+@pytest.mark.parametrize(
+  "spec, words", [("opuss:6", '"opus"'), ("opus", "RATE"), ("dac:/nowhere", "dac:/nowhere")]
+)
+def test_unknown_peers(spec, words):
+  with pytest.raises(ValueError, match=words):
+    peers.make(spec)
+
+
+def test_command_line(folder, tmp_path, capsys):
+  compare.main([folder, "--sr", "8000", "--measures", "mel", "--csv", str(tmp_path / "a.csv")])
+  assert "| identity | 0.000 |" in capsys.readouterr().out
+  assert (tmp_path / "a.csv").read_text().startswith("codec,mel,fd")
+  with pytest.raises(SystemExit, match="expected workdirs of one rate"):
+    compare.main([folder])
+  with pytest.raises(SystemExit, match="mell"):
+    compare.main([folder, "--sr", "8000", "--measures", "mell"])
