@@ -20,10 +20,14 @@ from big_audio.tools import evaluate, manifests, runs
 OWN = ("run", "step", "evaluator", "split", "row", "nfe", "ema", "dtype", "measure")
 SEEDS = ("seed", "config.seed")  # runs that differ in these alone are repetitions
 CONTROLS = ("identity", "zero", "zeros", "silence", "floor", "real")
-HIGHER = ("si_sdr", "pesq", "pesq_nb", "pesq_wb", "stoi", "visqol", "psnr", "ssim", "accuracy",
-          "precision", "recall", "perplexity", "usage")  # fmt: skip
-LOWER = ("mel", "lsd", "stft", "mr_stft", "mse", "ae_mse", "mae", "loss", "fid", "kid", "frechet",
-         "kernel", "rtf", "encode_rtf", "decode_rtf")  # fmt: skip
+HIGHER = (
+  "si_sdr", "pesq", "pesq_nb", "pesq_wb", "stoi", "estoi", "visqol", "psnr", "ssim", "accuracy",
+  "balanced_accuracy", "precision", "recall", "density", "coverage", "perplexity", "usage",
+)  # fmt: skip
+LOWER = (
+  "mel", "dac_mel", "dac_train_mel", "dac_stft", "lsd", "stft", "mr_stft", "mse", "ae_mse", "mae",
+  "loss", "fd", "fid", "kid", "frechet", "kernel", "rtf",
+)  # fmt: skip
 
 
 def load(sources: Iterable[str]) -> list[dict]:
