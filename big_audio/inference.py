@@ -118,12 +118,13 @@ def parse_spec(spec: str) -> tuple[str, int | None]:
   return (head, int(tail)) if head and tail.isdigit() else (spec, None)
 
 
-def open_workdir(spec: str, *, ema: bool = True) -> Runner:
+def open_workdir(spec: str, *, ema: bool = True, config=None) -> Runner:
   """The model that a run trained.
 
   Args:
     spec: "workdir" (latest checkpoint) or "workdir:step".
     ema: use the averaged parameters where there are any.
+    config: in place of the stored one, e.g. with another compute type.
 
   Raises:
     ValueError: no such workdir, config or checkpoint.
@@ -132,7 +133,7 @@ def open_workdir(spec: str, *, ema: bool = True) -> Runner:
   path = os.path.join(workdir, "config.json")
   if not os.path.isfile(path):
     raise ValueError(f"{workdir!r} is not the workdir of a run: it has no config.json.")
-  config = C.load(path)
+  config = C.load(path) if config is None else config
   trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
   step, state = checkpoint.load_arrays(workdir, step)
   return Runner(workdir, config, trainer, step, state, ema)

@@ -18,7 +18,16 @@ import time
 import jax
 import jax.numpy as jnp
 
-from big_audio import checkpoint, inference, input_pipeline, metrics, sharding, train_step, trees
+from big_audio import (
+  checkpoint,
+  clock,
+  inference,
+  input_pipeline,
+  metrics,
+  sharding,
+  train_step,
+  trees,
+)
 from big_audio import config as C
 
 
@@ -74,23 +83,25 @@ def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardi
   return 0, state
 
 
+def make_evaluator(name: str, cfg, predict, *, mesh, workdir):
+  """The evaluator of `config.evals.<name>`; the tools build theirs with it too."""
+  where = f"config.evals.{name}"
+  kw = {k: v for k, v in C.to_dict(cfg).items() if not k.startswith("log_")}
+  for key in ("type", "data", "batch_size"):
+    if key not in kw:
+      raise ValueError(f"{where}: the key {key!r} is missing.")
+  sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
+  if "aux" in kw:
+    kw["aux"] = inference.open_aux(f"{where}.aux", kw["aux"])
+  cls = C.resolve("evaluators", kw.pop("type")).Evaluator
+  return C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)
+
+
 def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
   """{name: (every n steps, evaluator)} of `config.evals`."""
-  out = {}
-  for name, cfg in config.evals.items():
-    where = f"config.evals.{name}"
-    kw = C.to_dict(cfg)
-    every = C.steps("log", kw, total_steps=total, default=total, **units)
-    for key in ("type", "data", "batch_size"):
-      if key not in kw:
-        raise ValueError(f"{where}: the key {key!r} is missing.")
-    sharding.check_batch(kw["batch_size"], mesh, where=f"{where}.batch_size")
-    if "aux" in kw:
-      kw["aux"] = inference.open_aux(f"{where}.aux", kw["aux"])
-    cls = C.resolve("evaluators", kw.pop("type")).Evaluator
-    kw = {k: v for k, v in kw.items() if not k.startswith("log_")}
-    out[name] = every, C.call(where, cls, predict, mesh=mesh, workdir=workdir, **kw)
-  return out
+  every = lambda cfg: C.steps("log", cfg, total_steps=total, default=total, **units)
+  make = lambda name, cfg: make_evaluator(name, cfg, predict, mesh=mesh, workdir=workdir)
+  return {name: (every(cfg), make(name, cfg)) for name, cfg in config.evals.items()}
 
 
 def next_ctl(ctl: dict, value: float, cfg) -> dict:
@@ -197,8 +208,8 @@ def _train(config, workdir, mesh):
   writer = C.call("config.log", metrics.MetricWriter, workdir, is_main=main, **rest(config.log))
   writer.truncate(first if total else -1)
   failed_log = metrics.FailedLog(workdir, first, is_main=main)
-  progress = metrics.Progress(total, enabled=main)
-  chrono = metrics.Chrono(total, batch_size, first_step=first)
+  progress = clock.Progress(total, enabled=main)
+  chrono = clock.Chrono(total, batch_size, first_step=first)
   if first:
     progress.message(f"Restored step {first} of {workdir}.")
   else:
@@ -273,7 +284,7 @@ def _train(config, workdir, mesh):
     stack.callback(progress.close)
     stack.callback(writer.close)
     stop = stack.enter_context(stop_signals())
-    profiler = metrics.Profiler(config.profile, workdir)
+    profiler = clock.Profiler(config.profile, workdir)
     stack.callback(profiler.close)
     if total == 0:
       rows = batch_size // jax.process_count()
@@ -308,11 +319,9 @@ def _train(config, workdir, mesh):
         write_row(*pending)
         pending = None
       is_last = step == total
-      evals = [
-        n for n, (e, _) in evaluators.items() if metrics.itstime(step, e, total, first=False)
-      ]
-      is_log = bool(evals) or metrics.itstime(step, log_every, total)
-      is_ckpt = metrics.itstime(step, ckpt_every, total, first=False)
+      evals = [n for n, (e, _) in evaluators.items() if clock.itstime(step, e, total, first=False)]
+      is_log = bool(evals) or clock.itstime(step, log_every, total)
+      is_ckpt = clock.itstime(step, ckpt_every, total, first=False)
       # The best is saved only if it is saved where it is measured.
       is_ckpt |= bool(saver.best) and any(saver.best.startswith(f"val/{n}/") for n in evals)
       if jax.process_count() > 1 and saver.manager.reached_preemption(step):

@@ -77,8 +77,8 @@ class Source:
     self.excluded = _unfit(entries, min_secs, max_secs)
     entries = [e for e in entries if e.path not in self.excluded]
     _report(where, len(entries), self.excluded)
-    self.sr = _one_rate(entries, sr, where)
-    self.channels = _one_channel_count(entries, channels, where)
+    self.sr = one_rate(entries, sr, where)
+    self.channels = one_channel_count(entries, channels, where)
     self.classes, labels = _labels([e.path for e in entries], label, where)
     chosen = splits_lib.choose(
       [e.path for e in entries],
@@ -166,7 +166,12 @@ def _report(where, n, excluded):
     )
 
 
-def _one_rate(entries, sr, where):
+def one_rate(entries, sr: int | None, where: str) -> int:
+  """The rate (Hz) of recordings with `.sr`: the wanted one, else the only one.
+
+  Raises:
+    ValueError: rates are mixed and none is wanted.
+  """
   counts = Counter(e.sr for e in entries)
   if sr is None:
     if len(counts) > 1:
@@ -182,7 +187,12 @@ def _one_rate(entries, sr, where):
   return sr
 
 
-def _one_channel_count(entries, channels, where):
+def one_channel_count(entries, channels: int | None, where: str) -> int:
+  """The channels of recordings with `.channels`: the wanted number, else the only one.
+
+  Raises:
+    ValueError: counts are mixed and none is wanted, or they cannot be converted.
+  """
   counts = Counter(e.channels for e in entries)
   listed = ", ".join(f"{n} with {c}" for c, n in counts.most_common())
   if channels is None:

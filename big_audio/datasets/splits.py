@@ -169,7 +169,8 @@ def _stem(i: str) -> str:
   return head if dot and "/" not in tail else i
 
 
-def compile_regex(regex, where):
+def compile_regex(regex: str, where: str) -> re.Pattern:
+  """The compiled expression; raises a ValueError that names `where` if it is none."""
   try:
     return re.compile(regex)
   except re.error as e:

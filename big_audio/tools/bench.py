@@ -24,6 +24,7 @@ def names() -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the benchmark that `argv` names, or lists them all."""
   if len(argv) < 2:
     print("benchmarks:", *names())
     return

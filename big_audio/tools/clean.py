@@ -134,6 +134,7 @@ def clean(root=None, workdirs=None, *, dry_run=False, now=None):
 
 
 def main(argv):
+  """The command line: removes, or with --dry-run lists, and prints sizes."""
   if len(argv) > 1:
     sys.exit(f"clean: expected only flags, got {argv[1:]}.")
   root = pathlib.Path(__file__).resolve().parents[2]

@@ -54,6 +54,7 @@ def find(folder):
 
 
 def main(argv):
+  """Prints the configs of a folder; exits with 1 if one cannot be loaded."""
   try:
     paths = find(argv[1] if len(argv) > 1 else default_folder())
   except ValueError as e:

@@ -16,7 +16,7 @@ import sys
 
 from absl import app, flags
 
-from big_audio import metrics
+from big_audio import clock, metrics
 from big_audio.tools import report_page as page
 
 # Rows of an evaluator that bound the others: in the tables, but they would flatten the curves.
@@ -274,7 +274,7 @@ def render(workdir, *, embed_bytes=24_000_000):
     for group in ("train", "val/mean", "val/val")[: 3 if leaf == "loss" else 1]:
       points = groups.get(group, {}).get(leaf, {}).get("")
       facts += [(f"{group}/{leaf}", page.number(points[-1][1]))] if points else []
-  facts += [("since its last start", metrics.format_secs(seconds[-1][1]))] if seconds else []
+  facts += [("since its last start", clock.format_secs(seconds[-1][1]))] if seconds else []
   facts += [("checkpoints", str(len(checkpoints)))]
   facts += [("failed examples", str(failed))] if failed else []
   boxes = "".join(
@@ -323,6 +323,7 @@ def write_report(workdir, out=None, *, embed_bytes=24_000_000):
 
 
 def main(argv):
+  """Writes the report of the workdir in `argv`."""
   if len(argv) != 2:
     sys.exit("usage: python -m big_audio.tools.report WORKDIR [--out FILE] [--embed_mb 24]")
   try:

@@ -34,6 +34,25 @@ COMMANDS = {
     "report.html of a workdir (default runs/meanflow)",
     ["python -m big_audio.tools.report {runs/meanflow}"],
   ),
+  "matrix": (
+    "every method, net and kind of tokens in smoke form, resumable",
+    [
+      "python -m big_audio.tools.sweep configs/sweeps/meanflow_matrix.py:smoke --root runs/matrix",
+    ],
+  ),
+  "sweep": ("a grid or a search over config arguments", ["python -m big_audio.tools.sweep"]),
+  "evaluate": (
+    "evaluators of trained runs, as JSON and CSV",
+    ["python -m big_audio.tools.evaluate"],
+  ),
+  "tables": ("tables of many runs", ["python -m big_audio.tools.tables"]),
+  "plots": ("quality against evaluations or bitrate", ["python -m big_audio.tools.plots"]),
+  "config-diff": ("where two configs differ", ["python -m big_audio.tools.config_diff"]),
+  "download-wavegen": (
+    "music under Creative Commons",
+    ["python -m big_audio.tools.download_wavegen"],
+  ),
+  "prepare-audio": ("recordings into shards", ["python -m big_audio.tools.prepare_audio"]),
   "codec": ("encode, decode or describe audio files", ["python -m proj.meanflow_codec.codec"]),
   "configs": ("every config with its arguments", ["python -m big_audio.tools.list_configs"]),
   "bench": ("speed of one part", ["python -m big_audio.tools.bench"]),

@@ -1,0 +1,485 @@
+"""A folder or a list of recordings -> ArrayRecord shards, for the source `arrayrecord`.
+
+  python -m big_audio.tools.prepare_audio data/wavegen/manifest.jsonl data/wavegen16 --sr 16000
+  python -m big_audio.tools.prepare_audio recordings shards --segment-secs 10 --channels 1 \\
+    --split train=0.9 --split test=0.1 --group '^([^/]+)/'
+
+The source is a folder (searched recursively), or a list: .jsonl or .csv with `path` relative to it;
+`start` and `secs` cut a segment out, `sha256` is verified, other columns (title, licence, label)
+are kept. The target then holds
+
+  <split>-00000-of-00004.arrayrecord   one example a record: id, sr, the sound, the kept columns
+  card.json      counts, hours, rates, licences, rules and the sha256 of every shard
+  failed.jsonl   what could not be used, and why
+
+The sound is "flac" (bytes; 16 bit where that is exact, else 24; pp="decode_audio('flac')|..."),
+"int16" or "float32" (an array "wav"; pp="crop(...)|to_float"). A shard appears when it is complete:
+the same command goes on where an earlier one ended. Splits are by recording, never by segment.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import pathlib
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from big_audio import clock
+from big_audio import config as C
+from big_audio.datasets import arrayrecord, audio, audio_dir, manifest, splits
+from big_audio.datasets.audio import AudioFile
+from big_audio.datasets.errors import DecodeError
+from big_audio.tools import manifests
+
+PAYLOADS = dict(
+  flac="decode_audio('flac')|crop(secs=1)",
+  int16="crop(secs=1)|to_float",
+  float32="crop(secs=1)",
+)
+_OWN = ("path", "start", "secs", "id", "sha256", "bytes", "error")
+_BYTES = dict(flac=1.2, int16=2.0, float32=4.0)  # of a sample, about
+
+
+@dataclass(frozen=True)
+class Item:
+  """A recording: where it lies, what its header says, and the columns of its row."""
+
+  path: str
+  id: str
+  sr: int = 0
+  frames: int = 0
+  channels: int = 0
+  start: int = 0
+  sha256: str = ""
+  extra: Mapping = field(default_factory=dict)
+
+
+class BadShareError(ValueError):
+  """More recordings than allowed cannot be used."""
+
+
+def find(source: pathlib.Path) -> tuple[list[Item], list[dict]]:
+  """(recordings, what cannot be used as {"id", "reason"}) of a folder or a list.
+
+  Raises:
+    ValueError: no such source, or a list that cannot be read.
+  """
+  if source.is_dir():
+    good, bad = [], []
+    for e in manifest.index(source):
+      item = Item(str(source / e.path), e.path, e.sr, e.frames, e.channels)
+      reason = e.reason or ("" if e.frames else "empty")
+      bad.append(dict(id=e.path, reason=reason)) if reason else good.append(item)
+    return good, bad
+  if source.suffix.lower() == ".csv":
+    try:
+      with open(source, newline="", encoding="utf-8") as f:
+        rows = [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(f)]
+    except OSError as e:
+      raise ValueError(f"{source}: {e.strerror}.") from e
+  elif source.suffix.lower() == ".jsonl":
+    rows = manifests.read(source)
+  else:
+    raise ValueError(f"{source}: expected a folder, or a list that ends in .jsonl or .csv.")
+  with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda row: _from_row(row, source.parent), rows))
+  return [f for f in found if isinstance(f, Item)], [f for f in found if isinstance(f, dict)]
+
+
+def _number(text):
+  return int(text) if isinstance(text, str) and text.isdecimal() and text.isascii() else text
+
+
+def _from_row(row, folder):
+  """An Item, or {"id", "reason"}."""
+  name = str(row.get("id") or row.get("path") or "?")
+  if row.get("error") or not row.get("path"):
+    return dict(id=name, reason=f"listed without a file: {row.get('error') or 'no path'}")
+  path = os.path.join(folder, str(row["path"]))
+  try:
+    sr, frames, channels = audio.probe(path)
+    start = round(float(row.get("start") or 0) * sr)
+    # A whole recording's `secs` tells its length; with `start` it is the length of a segment.
+    count = frames - start
+    if "start" in row and row.get("secs"):
+      count = round(float(row["secs"]) * sr)
+    if start < 0 or count <= 0 or start + count > frames:
+      return dict(id=name, reason=f"segment outside of its {frames / sr:.2f} s, or empty")
+  except (DecodeError, ValueError) as e:
+    return dict(id=name, reason=str(e))
+  extra = {k: v for k, v in row.items() if k not in _OWN and _keepable(v)}
+  item_id = str(row["path"]) + (f"@{row['start']}" if start else "")
+  return Item(path, item_id, sr, count, channels, start, str(row.get("sha256") or ""), extra)
+
+
+def _keepable(v):
+  return v is None or isinstance(v, (str, bool, int, float))
+
+
+def encode(wav: np.ndarray, sr: int, payload: str) -> tuple[dict, int]:
+  """({"flac": bytes} or {"wav": array}, samples that were clipped) of f32[T,C]."""
+  if payload == "float32":
+    return {"wav": wav}, 0
+  # Multiplying by a power of two is exact in float32, and so are integers of 24 bits.
+  scaled = wav * np.float32(32768)
+  exact = payload == "int16" or bool(np.all(scaled == np.round(scaled)) and np.all(scaled < 32768))
+  bits = 16 if exact else 24
+  top = np.float32(2.0 ** (bits - 1))
+  ints = np.round(wav * top)
+  # Full scale itself (1.0) is one step above the largest integer: that is rounding, not clipping.
+  clipped = int(np.sum(np.abs(ints) > top))
+  ints = np.clip(ints, -top, top - 1).astype(np.int32)
+  if payload == "int16":
+    return {"wav": ints.astype(np.int16)}, clipped
+  import soundfile
+
+  out = io.BytesIO()
+  data = ints.astype(np.int16) if bits == 16 else ints << 8
+  soundfile.write(out, data, sr, format="FLAC", subtype=f"PCM_{bits}")
+  return {"flac": out.getvalue()}, clipped
+
+
+def examples(item: Item, sr: int, channels: int, payload: str, segment_secs, min_secs):
+  """Yields (record, samples, clipped) of a recording, one a segment.
+
+  Raises:
+    DecodeError: it cannot be read, or is not the file that its row describes.
+  """
+  if item.sha256:
+    try:
+      found = manifests.sha256(item.path)
+    except OSError as e:
+      raise DecodeError(str(e)) from e
+    if found != item.sha256:
+      raise DecodeError(f"sha256 {found[:12]} is not the listed {item.sha256[:12]}")
+  file = AudioFile(
+    item.path, item.sr, item.frames, item.channels, sr, channels, item.start, item.id
+  )
+  total = file.shape[0]
+  step = round(segment_secs * sr) if segment_secs else total
+  for begin in range(0, total, step):
+    n = min(step, total - begin)
+    if begin and n < min_secs * sr:
+      continue  # the rest of a long recording
+    sound, clipped = encode(file.read(begin, n), sr, payload)
+    name = f"{item.id}#{begin / sr:g}" if segment_secs else item.id
+    yield {**item.extra, "id": name, "sr": sr, **sound}, n, clipped
+
+
+def plan(items, folder, *, known, rules, group, sr, channels, payload, shard_mb):
+  """[(shard name, its items)]: contiguous pieces of each split, all about equally long."""
+  ids = [i.id for i in items]
+  shards = []
+  for split in sorted(rules):
+    chosen = [
+      items[n]
+      for n in splits.choose(
+        ids, split, rules, group=group, folder=folder, where="prepare_audio", known=known
+      )
+    ]
+    size = np.array([i.frames * sr / i.sr * channels * _BYTES[payload] for i in chosen])
+    count = max(1, min(len(chosen), round(size.sum() / (shard_mb * 1e6))))
+    place = np.minimum((np.cumsum(size) - size) / max(size.sum(), 1) * count, count - 1).astype(int)
+    pieces = [[i for i, p in zip(chosen, place, strict=True) if p == k] for k in range(count)]
+    pieces = [p for p in pieces if p]  # one long recording may take the place of several shards
+    shards += [(f"{split}-{k:05}-of-{len(pieces):05}.arrayrecord", p) for k, p in enumerate(pieces)]
+  return shards
+
+
+class _StoppedError(Exception):
+  pass
+
+
+class Preparer:
+  """Writes shards and keeps count of what fails.
+
+  Args:
+    target: folder of the shards.
+    total: recordings, for the share that fails.
+    bad: already found, {"id", "reason"} each.
+    max_bad_share: beyond it (and beyond one recording) BadShareError is raised.
+    tick: called with the number of recordings that are done.
+    **kw: of `examples`.
+  """
+
+  def __init__(self, target, total, bad, max_bad_share, tick=lambda n: None, **kw):
+    self._target, self._total, self._cap, self._kw = target, total, max_bad_share, kw
+    self.bad, self._lock, self._done, self._tick = list(bad), threading.Lock(), 0, tick
+    self.stop = threading.Event()
+
+  def check(self) -> None:
+    """Raises BadShareError if too much has failed."""
+    share = len(self.bad) / max(self._total, 1)
+    if len(self.bad) > 1 and share > self._cap:
+      self.stop.set()
+      last = "; ".join(f'"{b["id"]}": {b["reason"]}' for b in self.bad[-3:])
+      raise BadShareError(
+        f"{len(self.bad)} of {self._total} recordings cannot be used, more than --max-bad-share "
+        f"{self._cap}. The last: {last}. Repair or remove them, or allow more."
+      )
+
+  def _note(self, record_or_none):
+    with self._lock:
+      if record_or_none:
+        self.bad.append(record_or_none)
+      self._done += 1
+      self._tick(self._done)
+    self.check()
+
+  def resume(self, sidecar: dict, count: int) -> None:
+    """Counts a shard that an earlier run completed."""
+    with self._lock:
+      self.bad += sidecar["failed"]
+      self._done += count
+      self._tick(self._done)
+
+  def shard(self, name: str, items: list[Item]) -> dict:
+    """Writes one shard; returns what the card says of it."""
+    out = dict(name=name, examples=0, recordings=0, secs=0.0, clipped=0, failed=[])
+    licences = Counter()
+    path = self._target / name
+    with arrayrecord.Writer(path) as writer:
+      for item in items:
+        if self.stop.is_set():
+          raise _StoppedError  # another shard has ended the run; nothing of this one stays
+        try:
+          # All segments first: half a recording would be a silent loss.
+          found = list(examples(item, **self._kw))
+        except DecodeError as e:
+          failure = dict(id=item.id, reason=str(e))
+          out["failed"].append(failure)
+          self._note(failure)
+          continue
+        for record, n, clipped in found:
+          writer.write(record)
+          out["secs"] += n / self._kw["sr"]
+          out["clipped"] += clipped
+        out["examples"] += len(found)
+        out["recordings"] += 1
+        licences[str(item.extra.get("licence") or item.extra.get("license") or "not stated")] += 1
+        self._note(None)
+    out.update(licences=dict(licences), bytes=path.stat().st_size, sha256=manifests.sha256(path))
+    # The note behind the shard: a shard without it is written again.
+    manifests.replace(_sidecar(path), json.dumps(out))
+    return out
+
+
+def _sidecar(path):
+  return path.parent / ".shards" / f"{path.name}.json"
+
+
+def _finished(path):
+  """What an earlier run noted of a complete shard, else None."""
+  try:
+    note = json.loads(_sidecar(path).read_text())
+    return note if path.stat().st_size == note["bytes"] else None
+  except (OSError, ValueError, KeyError):
+    return None
+
+
+def prepare(
+  source, target, *, sr=None, channels=None, payload="flac", segment_secs=None, min_secs=0.0,
+  max_secs=None, rules=None, group=None, licence=None, shard_mb=256.0, jobs=2, max_bad_share=0.01,
+) -> dict:  # fmt: skip
+  """Writes the shards of a source; returns the card.
+
+  Args:
+    source: a folder or a list; target: a folder, made if missing.
+    sr: resample to this rate (Hz); None refuses mixed rates.
+    channels: 1 (mean) or n; None refuses mixed counts.
+    payload: "flac", "int16" or "float32".
+    segment_secs: cut recordings into pieces of this length (s).
+    min_secs, max_secs: leave out recordings outside; a rest below min_secs is left out too.
+    rules: {split: fraction or regex}, as in `datasets.splits.choose`.
+    group: regex, as there.
+    licence: of recordings whose row does not state one.
+    shard_mb: about the size of a shard (MB).
+    jobs: shards at a time.
+    max_bad_share: share of the recordings that may fail.
+
+  Raises:
+    ValueError: a source that cannot be used, a target of other arguments, or too many failures.
+  """
+  source, target = pathlib.Path(source).expanduser(), pathlib.Path(target).expanduser()
+  C.pick("prepare_audio: payload", PAYLOADS, payload)
+  if segment_secs is not None and segment_secs <= 0:
+    raise ValueError(f"prepare_audio: --segment-secs {segment_secs}: expected seconds above 0.")
+  rules = dict(rules or audio_dir.DEFAULT_SPLITS)
+  if not source.exists():
+    raise ValueError(f"prepare_audio: {source}: no such folder or list.")
+  items, bad = find(source)
+  total = len(items) + len(bad)
+  where = f"prepare_audio({source})"
+  secs = lambda i: i.frames / i.sr
+  unfit = lambda i: secs(i) < min_secs or (max_secs is not None and secs(i) > max_secs)
+  short = [dict(id=i.id, reason=f"{secs(i):.2f} s, outside the lengths asked for") for i in items
+           if unfit(i)]  # fmt: skip
+  items = [i for i in items if not unfit(i)]
+  if not items:
+    listed = "; ".join(f'"{b["id"]}": {b["reason"]}' for b in (bad + short)[:3])
+    raise ValueError(f"{where}: no recordings. {listed or 'It is empty.'}")
+  twice = [i for i, n in Counter(i.id for i in items).items() if n > 1]
+  if twice:
+    raise ValueError(f'{where}: "{twice[0]}" is listed more than once.')
+  sr = audio_dir.one_rate(items, sr, where)
+  channels = audio_dir.one_channel_count(items, channels, where)
+  if licence:
+    items = [
+      Item(**{**vars(i), "extra": {**i.extra, "licence": i.extra.get("licence") or licence}})
+      for i in items
+    ]
+  kw = dict(sr=sr, channels=channels, payload=payload, segment_secs=segment_secs, min_secs=min_secs)
+  folder, known = source if source.is_dir() else source.parent, [b["id"] for b in bad + short]
+  shards = plan(items, folder, known=known, rules=rules, group=group, sr=sr, channels=channels,
+                payload=payload, shard_mb=shard_mb)  # fmt: skip
+  stamp = lambda i: [i.id, i.sr, i.frames, i.channels, i.start, i.sha256, sorted(i.extra.items())]
+  listing = json.dumps([[n, [stamp(i) for i in mine]] for n, mine in shards], default=str)
+  arguments = dict(kw, rules=rules, group=group, shard_mb=shard_mb,
+                   recordings=hashlib.sha256(listing.encode()).hexdigest())  # fmt: skip
+  _claim(target, arguments)
+  progress = clock.Progress(len(items))
+  tick = lambda n: progress.phase("prepare", n, sum(len(m) for _, m in shards))
+  worker = Preparer(target, total, bad, max_bad_share, tick, **kw)
+  tick(0)
+  worker.check()
+  notes, todo = {}, []
+  for name, mine in shards:
+    note = _finished(target / name)
+    if note is None:
+      todo.append((name, mine))
+    else:
+      notes[name] = note
+      worker.resume(note, len(mine))
+  if notes:
+    progress.message(f"{len(notes)} of {len(shards)} shards are there already")
+  try:
+    with ThreadPoolExecutor(jobs) as pool:
+      futures = [pool.submit(worker.shard, *job) for job in todo]
+      try:
+        for future in as_completed(futures):
+          note = future.result()
+          notes[note["name"]] = note
+      except BaseException:
+        worker.stop.set()
+        pool.shutdown(cancel_futures=True)
+        worker.check()  # the cause, where this is only its echo in another shard
+        raise
+  finally:
+    progress.close()
+    manifests.write(target / "failed.jsonl", worker.bad + short)
+  card = _card(source, arguments, [notes[n] for n, _ in shards], worker.bad, short)
+  manifests.replace(target / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+  return card
+
+
+def _claim(target, arguments):
+  """Makes the target, or checks that it was made with the same arguments and recordings."""
+  (target / ".shards").mkdir(parents=True, exist_ok=True)
+  path = target / ".shards" / "plan.json"
+  if path.is_file():
+    differ = C.diff(json.loads(path.read_text()), json.loads(json.dumps(arguments)))
+    if differ:
+      lines = "\n".join(f"  {k}: there {a!r}, now {b!r}" for k, (a, b) in differ.items())
+      raise ValueError(
+        f"{target} holds shards of other recordings or arguments:\n{lines}\n"
+        "Take another folder, or remove this one."
+      )
+    return
+  manifests.replace(path, json.dumps(arguments))
+
+
+def _card(source, arguments, notes, bad, short):
+  by_split = {}
+  for note in notes:
+    split = note["name"].rsplit("-", 3)[0]
+    into = by_split.setdefault(split, Counter())
+    for key in ("examples", "recordings", "secs", "bytes", "clipped"):
+      into[key] += note[key]
+  licences = sum((Counter(n["licences"]) for n in notes), Counter())
+  return dict(
+    source=str(source),
+    splits={
+      k: {**v, "secs": round(v["secs"], 3), "hours": round(v["secs"] / 3600, 4)}
+      for k, v in by_split.items()
+    },
+    hours=round(sum(n["secs"] for n in notes) / 3600, 4),
+    licences=dict(licences),
+    failed=len(bad),
+    left_out=len(short),
+    pp=PAYLOADS[arguments["payload"]],
+    **arguments,
+    shards=[{k: n[k] for k in ("name", "examples", "bytes", "sha256")} for n in notes],
+  )
+
+
+def _rule(text):
+  name, eq, rule = text.partition("=")
+  if not eq or not name or not rule:
+    raise argparse.ArgumentTypeError(f"expected NAME=FRACTION or NAME=REGEX, got {text!r}")
+  try:
+    return name, float(rule)
+  except ValueError:
+    return name, rule
+
+
+def parser() -> argparse.ArgumentParser:
+  """The command line."""
+  p = argparse.ArgumentParser(
+    prog="python -m big_audio.tools.prepare_audio", description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  p.add_argument("source", metavar="SOURCE", help="a folder, or a .jsonl or .csv with `path`")
+  p.add_argument("target", metavar="TARGET", help="folder of the shards")
+  p.add_argument("--sr", type=int, help="resample to this rate, Hz; default: refuse mixed rates")
+  p.add_argument("--channels", type=int, help="1: the mean; default: refuse mixed counts")
+  p.add_argument("--mono", dest="channels", action="store_const", const=1, help="--channels 1")
+  p.add_argument("--payload", choices=tuple(PAYLOADS), default="flac", help="default %(default)s")
+  p.add_argument("--segment-secs", type=float, help="cut recordings into pieces of this length")
+  p.add_argument("--min-secs", type=float, default=0.0, help="leave out shorter ones, and rests")
+  p.add_argument("--max-secs", type=float, help="leave out longer ones")
+  p.add_argument(
+    "--split", type=_rule, action="append", metavar="NAME=RULE",
+    help="a fraction (by hash of the path) or a regex; repeat it (default .9, .05, .05)",
+  )  # fmt: skip
+  p.add_argument("--group", help="regex: what its group matches shares a split")
+  p.add_argument("--licence", help="of recordings whose row states none")
+  p.add_argument("--shard-mb", type=float, default=256.0, help="default %(default)s")
+  p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="shards at a time")
+  p.add_argument("--max-bad-share", type=float, default=0.01, help="default %(default)s")
+  return p
+
+
+def main(argv=()) -> None:
+  """The command line; what a user can mend ends it with one message."""
+  flags = vars(parser().parse_args(list(argv)))
+  given = flags.pop("split") or []
+  rules = dict(given)
+  if len(rules) < len(given):
+    sys.exit("prepare_audio: --split names a split twice. Join its regexes with |.")
+  try:
+    card = prepare(flags.pop("source"), target := flags.pop("target"), rules=rules, **flags)
+  except KeyboardInterrupt:
+    sys.exit("prepare_audio: interrupted; the same command goes on from here.")
+  except (ValueError, OSError) as e:
+    sys.exit(f"prepare_audio: {e}")
+  for split, n in card["splits"].items():
+    print(f"{split}: {n['examples']} examples, {n['hours']:.3g} h, {n['bytes'] / 1e6:.3g} MB")
+  clipped = sum(n["clipped"] for n in card["splits"].values())
+  if clipped:
+    print(f"{clipped} samples were beyond full scale and clipped; --payload float32 keeps them")
+  if card["failed"] + card["left_out"]:
+    print(f"{card['failed']} failed, {card['left_out']} left out: {target}/failed.jsonl")
+  print(f'source="arrayrecord", files="{target}/{{split}}-*.arrayrecord", pp="{card["pp"]}"')
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])

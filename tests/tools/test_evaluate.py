@@ -1,0 +1,141 @@
+"""Evaluating runs that exist: the loop's own numbers, splits, steps, resume, failures."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from big_audio import config as C
+from big_audio import sharding, train_loop
+from big_audio.evaluators import mean
+from big_audio.tools import evaluate, manifests, runs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """A folder as a sweep leaves it: one trained run, one that never began."""
+  folder = tmp_path_factory.mktemp("sweep")
+  c = C.load("configs/meanflow.py:data=digits,smoke,method=ae")
+  with c.unlocked():
+    c.total_steps, c.log, c.ckpt = 4, dict(every_steps=2), dict(every_steps=2, keep_latest=9)
+    c.input.num_threads = 0
+    c.evals = dict(
+      val=dict(c.evals.val.to_dict(), limit=48),
+      samples=dict(c.evals.samples.to_dict(), batch_size=8, count=8),
+    )
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  train_loop.train(c, str(folder / "method=ae"), mesh=mesh)
+  (folder / "broken").mkdir()
+  stored = json.dumps(C.to_dict(c))
+  (folder / "broken" / "config.json").write_text(stored)
+  rows = [dict(name="method=ae", state="done", settings={"method": "ae", "config.seed": 0})]
+  manifests.write(folder / runs.SWEEP, rows)
+  return folder
+
+
+def run(out, *argv):
+  status = evaluate.main([*map(str, argv), "--out", str(out)])
+  return status, evaluate.read(f"{out}.json")
+
+
+def test_the_numbers_of_the_loop_itself(root, tmp_path, capsys, monkeypatch):
+  status, rows = run(tmp_path / "t/x", root / "method=ae")
+  assert status == 0
+  (row,) = rows
+  with open(root / "method=ae/metrics.jsonl") as f:
+    last = json.loads(f.read().splitlines()[-1])
+  for name, value in row["values"].items():
+    assert value == pytest.approx(last[f"val/val/{name}"], rel=1e-5)
+  assert (row["step"], row["split"], row["evaluator"]) == (4, "validation", "val")
+  assert row["settings"] == {"method": "ae", "config.seed": 0}
+  with open(tmp_path / "t/x.csv") as f:
+    (line,) = list(csv.DictReader(f))
+  assert line["method"] == "ae" and line["split"] == "validation" and line["nfe"] == ""
+  assert float(line["ae_mse"]) == row["values"]["ae_mse"]
+  # Again: nothing is computed; other arguments are other rows.
+  monkeypatch.setattr(mean.Evaluator, "run", lambda *_: pytest.fail("computed again"))
+  assert run(tmp_path / "t/x", root / "method=ae") == (0, rows)
+  monkeypatch.undo()
+  status, more = run(tmp_path / "t/x", root / "method=ae", "--no-ema", "--split", "train")
+  assert status == 0 and more[:1] == rows and len(more) == 2
+  assert more[1]["split"] == "train" and more[1]["ema"] is False
+  assert more[1]["values"]["ae_mse"] != rows[0]["values"]["ae_mse"]
+  assert "TRAINED on" in capsys.readouterr().err
+
+
+def test_folders_steps_and_a_run_that_cannot_be_read(root, tmp_path):
+  status, rows = run(tmp_path / "x", root, "--all-steps", "--config.evals.val.batch_size=16")
+  assert status == 1
+  good = [r for r in rows if not r.get("error")]
+  assert [r["step"] for r in good] == [2, 4]
+  (bad,) = [r for r in rows if r.get("error")]
+  assert bad["workdir"].endswith("broken") and "holds no checkpoints" in bad["error"]
+  with open(tmp_path / "x.csv") as f:
+    assert "holds no checkpoints" in next(r["error"] for r in csv.DictReader(f))
+  # The failure is tried again, and is not listed twice.
+  status, again = run(tmp_path / "x", root, "--all-steps", "--config.evals.val.batch_size=16")
+  assert status == 1 and len(again) == len(rows)
+
+
+def test_samples_go_beside_the_table_and_only_if_named(root, tmp_path):
+  status, rows = run(tmp_path / "x", f"{root}/method=ae:2", "--only", "samples")
+  assert status == 0 and rows == [], "images have no numbers"
+  assert (tmp_path / "x_files/method=ae/samples/2/images.png").is_file()
+  assert not (root / "method=ae/samples/2").exists()
+
+
+def test_errors(root, tmp_path, capsys):
+  for argv, words in (
+    ([root / "none"], "neither the workdir"),
+    ([root / "method=ae", "--config.evls.val.limit=3"], 'Did you mean "evals"'),
+    ([root / "method=ae", "--splt=test"], "Unknown argument"),
+    ([root / "method=ae", "--only", "vall"], 'Did you mean "val"'),
+    ([f"{root}/method=ae:3"], "has no checkpoint 3"),
+  ):
+    assert run(tmp_path / "x", *argv)[0] in (1, 2)
+    assert words in capsys.readouterr().err
+
+
+def test_other_evaluations_splits_and_rows():
+  cfg = dict(type="a", data=dict(source="x", split="validation"), nfe=[1, 2])
+  got = evaluate.changed("d", cfg, nfe=(4, 8), split="test")
+  assert got == dict(cfg, nfe=[4, 8], data=dict(source="x", split="test"))
+  got = evaluate.changed("s", dict(data={}, variants=dict(nfe1=dict(nfe=1))), nfe=(3,))
+  assert got["variants"] == dict(nfe3=dict(nfe=3))
+  got = evaluate.changed("s", dict(data={}, variants=dict(ae={})), nfe=(3,))
+  assert got["variants"] == dict(ae={})
+  with pytest.raises(ValueError, match="has no split"):
+    evaluate.changed("d", dict(data=dict(files="x")), split="test")
+  values = [
+    ("nfe1/mel", 0.5),
+    ("nfe1/lsd", 2),
+    ("ae/mel", 1.0),
+    ("z/ae/rtf", 0.1),
+    ("kbps", 1.5),
+    ("pesq", "unavailable"),
+  ]
+  got = evaluate.rows_of(values)
+  assert got == {"nfe1": dict(mel=0.5, lsd=2.0), "ae": dict(mel=1.0, rtf=0.1),
+                 "": dict(kbps=1.5, pesq="unavailable")}  # fmt: skip
+  assert [evaluate.nfe_of(k) for k in ("nfe1", "a/nfe16", "ae", "identity", "")] == [
+    1,
+    16,
+    0,
+    None,
+    None,
+  ]
+
+
+def test_dtype_reaches_the_models_that_take_one(monkeypatch):
+  config = C.load("configs/meanflow.py:smoke")
+  takes = lambda dim, dtype="float32": None
+  other = lambda sr: None
+  found = dict(codec=SimpleNamespace(Model=other), convnext1d=SimpleNamespace(Model=takes))
+  monkeypatch.setattr(C, "resolve", lambda kind, name: found.get(name, found["codec"]))
+  got = evaluate.with_dtype(config, "bfloat16")
+  assert got.models.refiner.dtype == "bfloat16" and "dtype" not in got.models.codec
+  found["convnext1d"].Model = other
+  with pytest.raises(ValueError, match="none of the models codec, .*refiner takes it"):
+    evaluate.with_dtype(config, "bfloat16")
