@@ -9,7 +9,7 @@ fold_in(seed, s). So a run that was killed and resumed writes the same rows and 
 """
 
 import contextlib
-import ctypes
+import functools
 import math
 import os
 import signal
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from big_audio import (
   checkpoint,
   clock,
+  host,
   inference,
   input_pipeline,
   metrics,
@@ -49,14 +50,6 @@ def start_distributed() -> None:
     )
   elif os.environ.get("BIG_AUDIO_DISTRIBUTED") == "auto":  # TPU pods, SLURM: jax finds the rest
     jax.distributed.initialize()
-
-
-def use_compilation_cache() -> None:
-  """Keeps compiled programs across runs, unless JAX_COMPILATION_CACHE_DIR says where already."""
-  if not jax.config.jax_compilation_cache_dir:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    jax.config.update("jax_compilation_cache_dir", os.path.join(root, "big_audio", "jax"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardings):
@@ -116,20 +109,6 @@ def next_ctl(ctl: dict, value: float, cfg) -> dict:
   return {**ctl, "lr_scale": scale, "bad_evals": bad}
 
 
-def keep_freed_memory() -> None:
-  """Has glibc reuse the buffers of a CPU step instead of mapping fresh pages for each step.
-
-  Without it up to a third of a step is page faults. Elsewhere than Linux with glibc: nothing.
-  """
-  if jax.default_backend() != "cpu":
-    return
-  with contextlib.suppress(OSError, AttributeError):
-    mallopt = ctypes.CDLL("libc.so.6").mallopt
-    # One arena (-8), nothing mapped apart (-4), never trimmed (-1), grown in large pieces (-2).
-    for option, value in ((-8, 1), (-4, 0), (-1, 2_000_000_000), (-2, 1 << 28)):
-      mallopt(option, value)
-
-
 @contextlib.contextmanager
 def stop_signals():
   """Yields a list that SIGTERM and the first Ctrl-C add their name to, so a step is never torn.
@@ -168,8 +147,8 @@ def train(config, workdir: str, *, mesh=None) -> dict[str, float]:
     CheckpointError: a checkpoint could not be written or read.
     FloatingPointError: the loss is not finite; names the steps and the last good checkpoint.
   """
-  use_compilation_cache()
-  keep_freed_memory()
+  host.use_compilation_cache()
+  host.keep_freed_memory()
   config = C.with_defaults(config)
   checkpoint.claim_workdir(config, workdir)
   mesh = sharding.make_mesh() if mesh is None else mesh
@@ -223,11 +202,16 @@ def _train(config, workdir, mesh):
 
   predict = inference.bind(trainer, on_call=on_call)
   evaluators = make_evaluators(config, predict, mesh, workdir, total=total, units=units)
-  update = jax.jit(
-    train_step.make_update(trainer, opt, accum=config.accum_steps, total=total,
-                max_skipped=config.optimizer.get("max_skipped", 0)),
-    donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)),
-  )  # fmt: skip
+
+  @functools.cache
+  def update(phase):
+    step = train_step.make_update(
+      trainer, opt, accum=config.accum_steps, total=total, phase=phase,
+      max_skipped=config.optimizer.get("max_skipped", 0),
+    )  # fmt: skip
+    out = (shardings, sharding.replicated(mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=out)
+
   stopped = lambda ctl: bool(
     config.plateau and config.plateau.stop_after and ctl["bad_evals"] >= config.plateau.stop_after
   )
@@ -291,7 +275,8 @@ def _train(config, workdir, mesh):
       mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
       part = {k: v[mine] for k, v in sample.items()}
       batch = input_pipeline.put(part, sharding.batch_sharding(mesh))
-      _, values = jax.jit(update)(jax.tree.map(jnp.copy, state), batch, base_key)
+      phase = train_step.phase(trainer, first, max(first, 1))
+      _, values = update(phase)(jax.tree.map(jnp.copy, state), batch, base_key)
       write_row(0, values, evals=evaluators)
       saver.close()
       return last_row
@@ -310,7 +295,8 @@ def _train(config, workdir, mesh):
       failed_log.add(step, faults.update(host_batch))
       batch = input_pipeline.put(inference.numeric(host_batch), sharding.batch_sharding(mesh))
       with jax.transfer_guard("disallow"):
-        state, device_metrics = update(state, batch, base_key)
+        phase = train_step.phase(trainer, step - 1, total)
+        state, device_metrics = update(phase)(state, batch, base_key)
       if step == first + 1:
         jax.block_until_ready(device_metrics)
         chrono.started(step)

@@ -18,12 +18,24 @@ from big_audio.trainers import loss as losses
 CTL = dict(lr_scale=1.0, best=math.inf, bad_evals=0, skipped=0)
 
 
-def make_update(trainer, opt: optim.Optimizer, *, accum: int, total: int, max_skipped: int):
-  """The step to jit: (state, batch, key) -> (state, metrics)."""
+def phase(trainer, step: int, total: int):
+  """The phase of a run in which a step lies; None for trainers that have one only.
+
+  A trainer with phases offers `phase(step, total_steps) -> str` and takes `phase` in its loss. Each
+  is a program of its own: `lax.cond` on the step would fill the residuals of all branches.
+  """
+  return trainer.phase(step, total) if hasattr(trainer, "phase") else None
+
+
+def make_update(
+  trainer, opt: optim.Optimizer, *, accum: int, total: int, max_skipped: int, phase=None
+):
+  """The step to jit: (state, batch, key) -> (state, metrics), for steps of one phase."""
+  static = {} if phase is None else {"phase": phase}
 
   def objective(params, frozen, vars_, rows, key, step):
     variables = {"params": trees.merge(params, frozen), **vars_}
-    loss = trainer.loss(variables, rows, key, step=step, total_steps=total, train=True)
+    loss = trainer.loss(variables, rows, key, step=step, total_steps=total, train=True, **static)
     if accum > 1 and loss.scalars:
       raise ValueError(
         f"config.accum_steps={accum}: the loss terms {sorted(loss.scalars)} couple the whole batch "

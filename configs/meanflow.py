@@ -33,6 +33,7 @@ ARGS = dict(
   tokens=("auto", "codec", "mdct", "reshape", "flat", "block_dct", "row_dct", "patch"),
   domain=("magnitude", "mdct", "stft"),  # of the codec's refiner
   dir="",  # of audio_dir and mnist
+  classifier="",  # workdir of configs/classifier.py: Frechet distances of images on its features
   sr=8000,  # of the codec, Hz; recordings of another rate are refused
   train="", validation="", test="",  # regexes over file names; empty: split by hash
   kbps=1.5,  # of the codes as they are packed; a range coder saves about a third of it
@@ -90,7 +91,7 @@ def get_config(arg=""):
   with a.unlocked():
     a.tokens, a.net = name, net
   default = {k: v[0] if isinstance(v, tuple) else v for k, v in ARGS.items()}
-  unused = ["sr", "kbps", "secs", "batch", "channels"] if kind == "image" else []
+  unused = ["sr", "kbps", "secs", "batch", "channels"] if kind == "image" else ["classifier"]
   unused += [] if name == "codec" else ["domain", "begin", "gan", "rate_weight", "width"]
   odd = [k for k in unused if a[k] != default[k]]
   if odd:
@@ -184,7 +185,10 @@ def audio(a):
     dims = dict(mdct=hop, magnitude=2 * (hop + 1), stft=4 * (hop + 1))
     rows = n // hop + (a.domain == "mdct")
     c.models.refiner = backbone(a, dims[a.domain] * a.channels, rows, latent=0)
-    c.trainer.update(domain=a.domain, sigma=0.5, refiner_begin_percent=a.begin, sample_weight=0.5)
+    c.trainer.update(
+      domain=a.domain, prior="shifted", sigma=0.5, predict="x", ratio=0.5, p=1.0, t_dist=None,
+      refiner_begin_percent=a.begin, sample_weight=0.5,
+    )  # fmt: skip
     schedule = [
       prior,
       ["codec/.*", dict(cosine, end_percent=a.begin)],
@@ -205,6 +209,12 @@ def audio(a):
     distance=dict(type="audio_distance", log_percent=50, sr=a.sr, nfe=nfe, limit=limit, **common),
     samples=dict(type="samples", log_percent=100, sr=a.sr, count=4, also=["ae"],
                  variants=variants, **common),
+    fd=dict(type="frechet", log_percent=100, sr=a.sr, nfe=nfe, limit=limit, **common),
+    codec=dict(
+      type="codec", log_percent=100, sr=a.sr, nfe=nfe[:2], limit=min(limit, 16),
+      sizes=[math.prod(g) for g in fsq["levels"]],
+      measures=["codes"] if a.smoke else ["codes", "drift", "diversity", "speed"], **common,
+    ),
   )  # fmt: skip
   return c
 
@@ -248,7 +258,9 @@ def images(a):
   c = tokens_config(a, steps, backbone(a, dim, count, latent))
   c.trainer.update(key="image", tokens=a.tokens)
   c.input.batch_size = 64
-  c.input.data = dict(train=dict(source(a, "train"), pp='keep("image")'))
+  # A classifier that measures was trained on the other half.
+  part = "codec" if a.classifier else "train"
+  c.input.data = dict(train=dict(source(a, part), pp='keep("image")'))
   c.log.every_steps = 10 if a.smoke else 50
   valid = dict(source(a, "validation"), pp='keep("image", "id")')
   variants = {"ae": {}} if a.method == "ae" else {f"nfe{n}": dict(nfe=n) for n in (1, 2, 4)}
@@ -257,6 +269,21 @@ def images(a):
     samples=dict(type="samples", data=valid, batch_size=16, log_percent=100, key="image",
                  count=16, variants=variants),
   )  # fmt: skip
+  nfe = [0] if a.method == "ae" else [1, 2] if a.smoke else [1, 2, 4, 8, 32]
+  whole = dict(
+    data={s: dict(source(a, s), pp='keep("image", "id")') for s in ("validation", "test")},
+    batch_size=64, log_percent=100, nfe=nfe, key="image",
+  )  # fmt: skip
+  if a.classifier:
+    c.evals.fid = dict(
+      whole, type="frechet", aux=dict(embed=f"{a.classifier}:embed"),
+      measures=["fd", "kid", "manifold"],
+    )  # fmt: skip
+  if not a.smoke:
+    del whole["key"]
+    c.evals.pairs = dict(
+      whole, type="image_distance", window=7 if a.data == "digits" else 11, ci=True
+    )
   return c
 
 
@@ -265,8 +292,10 @@ def tokens_config(a, steps, net):
   c = ConfigDict()
   c.total_steps = steps
   c.input = dict(batch_size=0, num_threads=1, num_workers=0, max_bad_share=0.0, data={})
-  c.models = dict(net=net)
-  c.trainer = dict(name="flow", method=a.method)
+  c.models = dict(net=dict(net, time_cond="t_h"))
+  c.trainer = dict(
+    name="flow", method=a.method, prior="shifted", sigma=0.5, ratio=0.5, p=1.0, t_dist=None
+  )
   c.optimizer = dict(
     name="adam", lr=1e-3, clip=1.0, ema=dict(decay=0.999),
     schedule=[[".*", dict(kind="cosine", warmup_percent=2)]],

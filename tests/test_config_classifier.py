@@ -29,7 +29,9 @@ def test_every_variant_is_traced_through_a_step(arg, key, shape, target):
   (head,) = config.models.heads.outputs
   batch = {key: np.zeros((2, *shape), np.float32), head: np.zeros((2, *target), np.int32)}
   opt, make_state = train_step.build_state(config, trainer, batch, {}, total=10, units={})
-  update = train_step.make_update(trainer, opt, accum=1, total=10, max_skipped=0)
+  update = train_step.make_update(
+    trainer, opt, accum=1, total=10, max_skipped=0, phase=train_step.phase(trainer, 9, 10)
+  )
   state = jax.eval_shape(make_state, jax.random.key(0), batch, {})
   _, metrics = jax.eval_shape(update, state, batch, jax.random.key(0))
   assert {"loss", "grad_norm", f"{head}_accuracy"} <= metrics.keys()

@@ -57,7 +57,9 @@ def build(data, arg):
 def test_every_variant_is_traced_through_a_step(data, arg):
   config, trainer, batch, stats = build(data, arg)
   opt, make_state = train_step.build_state(config, trainer, batch, stats, total=10, units={})
-  update = train_step.make_update(trainer, opt, accum=1, total=10, max_skipped=0)
+  update = train_step.make_update(
+    trainer, opt, accum=1, total=10, max_skipped=0, phase=train_step.phase(trainer, 9, 10)
+  )
   state = jax.eval_shape(make_state, jax.random.key(0), batch, stats)
   new, metrics = jax.eval_shape(update, state, batch, jax.random.key(0))
   same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, new)
@@ -91,7 +93,11 @@ def test_the_matrix_is_traced(data, tokens, net, method):
 def test_some_of_the_matrix_learn(data, arg):
   config, trainer, batch, stats = build(data, arg)
   opt, make_state = train_step.build_state(config, trainer, batch, stats, total=20, units={})
-  update = jax.jit(train_step.make_update(trainer, opt, accum=1, total=20, max_skipped=0))
+  update = jax.jit(
+    train_step.make_update(
+      trainer, opt, accum=1, total=20, max_skipped=0, phase=train_step.phase(trainer, 0, 20)
+    )
+  )
   state, errors = jax.jit(make_state)(jax.random.key(0), batch, stats), []
   for _ in range(8):
     state, metrics = update(state, batch, jax.random.key(0))

@@ -240,97 +240,85 @@ class Trainer:
 
   # Training
 
-  def loss(self, variables, batch, rng, *, step, total_steps, train) -> Loss:
-    """Stage 1: reconstruction; stage 2: the refiner's flow (both if `joint` or evaluating)."""
+  def phase(self, step: int, total_steps: int) -> str:
+    """What a step trains: "codec", "adversarial" (codec and discriminator) or "refiner"."""
+    if self.flow is not None and step >= self._refiner_begin(total_steps):
+      return "refiner"
+    if self.gan is not None and step >= round(self.gan.begin_percent / 100 * total_steps):
+      return "adversarial"
+    return "codec"
+
+  def _refiner_begin(self, total_steps) -> int:
+    return round(self.begin * total_steps)
+
+  def loss(self, variables, batch, rng, *, step, total_steps, train, phase=None) -> Loss:
+    """The losses of a phase, see `phase`; all that the run has if it evaluates.
+
+    The codec is trained in the phase "refiner" too if `joint`, the code prior in every phase.
+    """
     wav, sample_mask = batch["wav"], batch.get("wav_mask")
     mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
-
     k_codes, k_flow = jax.random.split(rng)
+    refine = self.flow is not None and (phase == "refiner" or not train)
+    play = self.gan is not None and (phase == "adversarial" or not train)
+    still = phase == "refiner" and not self.joint  # the codec, its codebooks too
+    codec = jax.lax.stop_gradient(variables) if still else variables
 
-    def stage1(codec):  # the variables that the codec's own gradient goes to
-      lat = self._latents(codec, wav, mask)
-      if train:
-        q, keep, updates = self._train_quantizer(codec, lat, mask, k_codes)
-      else:
-        q, keep, updates = self._codec(codec, lat, method="quantize"), None, {}
-      y, feats = self._codec(codec, q.lat, mask, method="decode")
-      value, parts = self._reconstruction(y, wav, sample_mask)
-      logs = {"ae_loss": value, **{f"ae_{k}": v for k, v in parts.items()}}
-      if self.codec.groups:
-        here = jnp.ones(q.codes.shape[:2], bool) if mask is None else mask
-        if "_mask" in batch:  # rows that pad the last batch of an evaluation
-          here = here & (batch["_mask"][:, None] > 0)
-        usage = code_usage(q.codes, self.codec.codebook_sizes, here)
-        logs |= {k: jnp.mean(usage[k]) for k in ("perplexity", "usage")}
-      own = flow.frame_mean(q.loss[..., None], mask)
-      if self.is_fsq:
-        # A latent far out on the bound has no gradient left and its code carries nothing for ever.
-        logs["far"] = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - MAX_LATENT)), mask)
-        own = own + self.far_weight * logs["far"]
-      else:
-        logs["quantizer"] = own
-      bits = self._code_bits(variables, codec, lat, q, keep, mask, logs)
-      if self.gan is not None:
-        begin = jnp.round(self.gan.begin_percent / 100 * total_steps)
-        own = own + self._adversarial(variables, y, wav, logs, (step >= begin) | (not train))
-      return value + own, bits, logs, updates, y, feats
-
-    if self.flow is None:
-      value, bits, logs, updates, _, _ = stage1(variables)
-      return Loss(value + bits, logs=logs, updates=updates)
-
-    begin = jnp.round(self.begin * total_steps)
-
-    def stage2(variables):
-      value, bits, logs, updates, y, feats = stage1(
-        variables if self.joint else jax.lax.stop_gradient(variables)
-      )
-      if not self.joint:  # the codec stands still, its codebooks too
-        value, updates = jax.lax.stop_gradient(value), {k: variables[k] for k in updates}
+    lat = self._latents(codec, wav, mask)
+    keep, updates = None, {}
+    if train and not still:
+      q, keep, updates = self._train_quantizer(codec, lat, mask, k_codes)
+    else:
+      q = self._codec(codec, lat, method="quantize")
+    y, feats = self._codec(codec, q.lat, mask, method="decode")
+    value, parts = self._reconstruction(y, wav, sample_mask)
+    logs = {"ae_loss": value, **{f"ae_{k}": v for k, v in parts.items()}}
+    if self.codec.groups:
+      logs |= self._usage(q.codes, mask, batch)
+    value = value + self._quantizer_loss(lat, q, mask, logs)
+    if play:
+      value = value + self._adversarial(variables, y, wav, logs)
+    value = value + self._code_bits(variables, codec, lat, q, keep, mask, logs)
+    if refine:
       y, feats = jax.lax.stop_gradient((y, feats))
-      flow_value, flow_logs = self._flow_loss(
-        variables, wav, y, feats, mask, sample_mask, k_flow, total_steps=total_steps - begin,
+      begin = self._refiner_begin(total_steps)
+      value = value + self._flow_loss(
+        variables, wav, y, feats, mask, sample_mask, k_flow, logs, total_steps=total_steps - begin,
         # Evaluation measures the objective that the run ends with.
-        step=jnp.maximum(step - begin, 0) if train else total_steps - begin,
+        step=step - begin if train else total_steps - begin,
       )  # fmt: skip
-      weighted = lambda v: v if isinstance(v, tuple) else (v, jnp.ones_like(v))
-      logs |= {k: weighted(v) for k, v in flow_logs.items()}
-      return flow_value + value + bits, logs, updates
-
-    if not train:
-      value, logs, _ = stage2(variables)
-      return Loss(value, logs=logs)
-    shapes = jax.eval_shape(stage2, variables)[1]
-
-    def stage1_only(variables):
-      value, bits, logs, updates, _, _ = stage1(variables)
-      # What does not exist yet has no weight, and no place in the rows' means.
-      absent = lambda v: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), v)
-      return value + bits, {k: logs.get(k, absent(v)) for k, v in shapes.items()}, updates
-
-    value, logs, updates = jax.lax.cond(step < begin, stage1_only, stage2, variables)
     return Loss(value, logs=logs, updates=updates)
 
-  def _adversarial(self, variables, y, wav, logs, active):
-    """Generator's and discriminator's losses f32[B], 0 unless `active`."""
+  def _usage(self, codes, mask, batch):
+    here = jnp.ones(codes.shape[:2], bool) if mask is None else mask
+    if "_mask" in batch:  # rows that pad the last batch of an evaluation
+      here = here & (batch["_mask"][:, None] > 0)
+    usage = code_usage(codes, self.codec.codebook_sizes, here)
+    return {k: jnp.mean(usage[k]) for k in ("perplexity", "usage")}
+
+  def _quantizer_loss(self, lat, q, mask, logs):
+    own = flow.frame_mean(q.loss[..., None], mask)
+    if not self.is_fsq:
+      logs["quantizer"] = own
+      return own
+    # A latent far out on the bound has no gradient left and its code carries nothing for ever.
+    logs["far"] = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - MAX_LATENT)), mask)
+    return own + self.far_weight * logs["far"]
+
+  def _adversarial(self, variables, y, wav, logs):
+    """Generator's and discriminator's losses f32[B]."""
     params, sg = variables["params"]["discriminator"], jax.lax.stop_gradient
     judge = lambda p, x: self.discriminator.apply({"params": p}, x)
-    names = ("gan_generator", "gan_features", "gan_discriminator")
-
-    def play(params, y):
-      real = judge(params, wav)
-      own, fooled = judge(params, sg(y)), judge(sg(params), y)
-      return (
-        gan.generator(fooled, self.gan.kind),
-        gan.feature_matching(real, fooled),
-        gan.discriminator(real, own, self.gan.kind),
-      )
-
-    absent = lambda params, y: (jnp.zeros(y.shape[:1]),) * 3
-    losses = jax.lax.cond(active, play, absent, params, y)
-    weight = jnp.broadcast_to(jnp.asarray(active, jnp.float32), y.shape[:1])
-    logs |= {k: (v, weight) for k, v in zip(names, losses, strict=True)}
-    return self.gan.weight * losses[0] + self.gan.feature_weight * losses[1] + losses[2]
+    real = judge(params, wav)
+    own, fooled = judge(params, sg(y)), judge(sg(params), y)
+    logs["gan_generator"] = gan.generator(fooled, self.gan.kind)
+    logs["gan_features"] = gan.feature_matching(real, fooled)
+    logs["gan_discriminator"] = gan.discriminator(real, own, self.gan.kind)
+    return (
+      self.gan.weight * logs["gan_generator"]
+      + self.gan.feature_weight * logs["gan_features"]
+      + logs["gan_discriminator"]
+    )
 
   def _code_bits(self, variables, codec, lat, q, keep, mask, logs):
     """Bits of a token by the prior: f32[B], the loss that it follows; 0 without a prior.
@@ -353,17 +341,17 @@ class Trainer:
     logs["bits"] = flow.frame_mean(jnp.sum(bits, -1, keepdims=True), mask)
     return logs["bits"]
 
-  def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng, **progress):
+  def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng, logs, **progress):
     k_noise, k_time, k_sample = jax.random.split(rng, 3)
     x, _ = self._rows(variables, wav, mask)
     y_rows, side = self._rows(variables, y, mask)
     cond = self._cond(y_rows, feats, mask)
     e = start_noise(self.prior, self.sigma, jax.random.normal(k_noise, x.shape), y_rows)
-    value, logs = self.flow(
+    value, found = self.flow(
       self._velocity(variables, heads=True), x, e, k_time, cond=cond, mask=cond["mask"],
       null=self._null(cond), **progress,
     )  # fmt: skip
-    logs["flow_loss"] = value
+    logs |= {**found, "flow_loss": value}
     logs["y_mse"] = flow.frame_mean(jnp.square(y_rows - x), cond["mask"])
     if self.sample_weight:
       share = lambda v: v[: max(1, round(self.sample_share * v.shape[0]))]
@@ -377,7 +365,7 @@ class Trainer:
       heard, _ = self._reconstruction(pred, share(wav), m)
       logs["sample_loss"] = jnp.broadcast_to(jnp.mean(heard), value.shape)
       value = value + self.sample_weight * logs["sample_loss"]
-    return value, logs
+    return value
 
   # Use
 

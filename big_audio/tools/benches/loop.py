@@ -53,8 +53,9 @@ class Evaluator:
       config, trainer, sample, stats, total=config.total_steps, units=units
     )
     step = train_step.make_update(
-      trainer, opt, accum=config.accum_steps, total=config.total_steps, max_skipped=0
-    )
+      trainer, opt, accum=config.accum_steps, total=config.total_steps, max_skipped=0,
+      phase=train_step.phase(trainer, 0, config.total_steps),
+    )  # fmt: skip
     self._update = jax.jit(step, donate_argnums=0)
     self._batch = input_pipeline.put(sample, sharding.batch_sharding(self._mesh))
     self._key = jax.device_put(jax.random.key(0), sharding.replicated(self._mesh))
