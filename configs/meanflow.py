@@ -178,7 +178,7 @@ def audio(a):
       model="discriminator", windows=windows, **(dict(width=4, depth=2) if a.smoke else {})
     )
     c.trainer.gan = dict(begin_percent=30.0)
-    ema["skip"] = "discriminator/.*"
+    ema["skip"] = "discriminator/.*|codec/quant/.*"
   prior = ["prior/.*", dict(cosine, lr=3e-3, clip=1.0)]
   schedule = [prior, ["codec/.*", cosine]]
   if a.method != "ae":
@@ -186,7 +186,8 @@ def audio(a):
     rows = n // hop + (a.domain == "mdct")
     c.models.refiner = backbone(a, dims[a.domain] * a.channels, rows, latent=0)
     c.trainer.update(
-      domain=a.domain, prior="shifted", sigma=0.5, predict="x", ratio=0.5, p=1.0, t_dist=None,
+      domain=a.domain, prior="shifted", sigma=0.5, predict="x", ratio=0.5, t_dist=None,
+      p=0.0 if a.method == "fm" else 1.0,
       refiner_begin_percent=a.begin, sample_weight=0.5,
     )  # fmt: skip
     schedule = [
@@ -292,10 +293,11 @@ def tokens_config(a, steps, net):
   c = ConfigDict()
   c.total_steps = steps
   c.input = dict(batch_size=0, num_threads=1, num_workers=0, max_bad_share=0.0, data={})
-  c.models = dict(net=dict(net, time_cond="t_h"))
+  c.models = dict(net=dict(net, time_cond="th"))
   c.trainer = dict(
-    name="flow", method=a.method, prior="shifted", sigma=0.5, ratio=0.5, p=1.0, t_dist=None
-  )
+    name="flow", method=a.method, prior="shifted", sigma=0.5, ratio=0.5, t_dist=None,
+    p=0.0 if a.method == "fm" else 1.0,
+  )  # fmt: skip
   c.optimizer = dict(
     name="adam", lr=1e-3, clip=1.0, ema=dict(decay=0.999),
     schedule=[[".*", dict(kind="cosine", warmup_percent=2)]],
