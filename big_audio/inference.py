@@ -16,6 +16,9 @@ from big_audio import checkpoint, trees
 from big_audio import config as C
 from big_audio.trainers import loss as losses
 
+# In evaluation a loss is that of the end of a run; of how long a one does not matter.
+END = 1_000_000
+
 
 def variables(state: Mapping[str, Any], *, ema: bool = True) -> dict:
   """What `predict_fns` take: {"params": whole tree, + mutable collections}.
@@ -70,7 +73,7 @@ def bind(trainer, *, ema: bool = True, on_call: Callable | None = None) -> dict[
   """{name: Predict} of a trainer, with "loss": {log name: (weighted sum, weight)} added."""
 
   def loss(variables_, batch, rng):
-    out = trainer.loss(variables_, batch, rng, step=0, total_steps=1, train=False)
+    out = trainer.loss(variables_, batch, rng, step=END, total_steps=END, train=False)
     w = losses.weights(out, batch.get("_mask"))
     total = jnp.sum(w * jnp.where(w > 0, out.value, 0.0))
     return {"loss": (total, jnp.sum(w)), **losses.log_means(out, batch.get("_mask"))}

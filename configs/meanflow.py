@@ -37,6 +37,8 @@ ARGS = dict(
   sr=8000,  # of the codec, Hz; recordings of another rate are refused
   train="", validation="", test="",  # regexes over file names; empty: split by hash
   kbps=1.5,  # of the codes as they are packed; a range coder saves about a third of it
+  # rvq: stages of 1024 learned codes in place of a fixed grid; no prior, so no range coder
+  quantizer=("fsq", "rvq"),
   gan=False,  # an adversarial part from 30 % of the run on
   rate_weight=0.0,  # of the coded bits in the codec's loss; .001 to .003 buy rate with quality
   channels=1,
@@ -92,7 +94,9 @@ def get_config(arg=""):
     a.tokens, a.net = name, net
   default = {k: v[0] if isinstance(v, tuple) else v for k, v in ARGS.items()}
   unused = ["sr", "kbps", "secs", "batch", "channels"] if kind == "image" else ["classifier"]
-  unused += [] if name == "codec" else ["domain", "begin", "gan", "rate_weight", "width"]
+  unused += (
+    [] if name == "codec" else ["domain", "begin", "quantizer", "gan", "rate_weight", "width"]
+  )
   odd = [k for k in unused if a[k] != default[k]]
   if odd:
     raise ValueError(
@@ -162,13 +166,20 @@ def audio(a):
     data=dict(train=dict(source(a, "train"), pp=train_pp)),
   )
   fsq = dict(name="fsq", levels=levels(a.kbps, a.sr))
+  quantizer = fsq
+  if a.quantizer == "rvq":
+    if any(len(g) < 5 for g in fsq["levels"]):
+      raise ValueError(
+        f"configs/meanflow.py: quantizer=rvq codes 10 bits a stage, and kbps={a.kbps:g} is not a "
+        f"multiple of {a.sr / hop / 100:g}."
+      )
+    quantizer = dict(name="rvq", stages=len(fsq["levels"]), size=1024, learn="ema")
   small = dict(width=32, enc_depth=1, dec_depth=1) if a.smoke else {}
-  codec = dict(model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=fsq)
-  c.models = dict(
-    codec=dict(codec, **(small or dict(width=a.width))),
-    prior=dict(model="code_prior", sizes=[n for g in fsq["levels"] for n in g]),
+  codec = dict(model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=quantizer)
+  c.models = dict(codec=dict(codec, causal=False, **(small or dict(width=a.width))))
+  c.trainer = dict(
+    name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0
   )
-  c.trainer = dict(name="autoencode", method=a.method, rate_weight=a.rate_weight)
   cosine = dict(kind="cosine", warmup_percent=2)
   ema = dict(decay=0.999)
   if a.gan:
@@ -178,22 +189,25 @@ def audio(a):
       model="discriminator", windows=windows, **(dict(width=4, depth=2) if a.smoke else {})
     )
     c.trainer.gan = dict(begin_percent=30.0)
-    ema["skip"] = "discriminator/.*"
-  prior = ["prior/.*", dict(cosine, lr=3e-3, clip=1.0)]
-  schedule = [prior, ["codec/.*", cosine]]
+  if a.gan or a.quantizer == "rvq":  # neither a discriminator nor codebooks are averaged
+    ema["skip"] = "discriminator/.*|codec/quant/.*"
+  schedule = [["codec/.*", cosine]]
   if a.method != "ae":
     dims = dict(mdct=hop, magnitude=2 * (hop + 1), stft=4 * (hop + 1))
     rows = n // hop + (a.domain == "mdct")
     c.models.refiner = backbone(a, dims[a.domain] * a.channels, rows, latent=0)
     c.trainer.update(
-      domain=a.domain, prior="shifted", sigma=0.5, predict="x", ratio=0.5, p=1.0, t_dist=None,
+      domain=a.domain, prior="shifted", sigma=0.5, predict="x", ratio=0.5, t_dist=None,
+      p=0.0 if a.method == "fm" else 1.0,
       refiner_begin_percent=a.begin, sample_weight=0.5,
     )  # fmt: skip
     schedule = [
-      prior,
       ["codec/.*", dict(cosine, end_percent=a.begin)],
       ["refiner/.*", dict(cosine, begin_percent=a.begin, lr=1e-3)],
     ]
+  if a.quantizer == "fsq":
+    c.models.prior = dict(model="code_prior", sizes=[n for g in fsq["levels"] for n in g])
+    schedule.insert(0, ["prior/.*", dict(cosine, lr=3e-3, clip=1.0)])
   if a.gan:
     schedule.insert(0, ["discriminator/.*", dict(cosine, lr=5e-4, b1=0.8, clip=10.0)])
   c.optimizer = dict(name="adam", lr=2e-3, b1=0.9, b2=0.98, clip=1.0, schedule=schedule, ema=ema)
@@ -292,10 +306,11 @@ def tokens_config(a, steps, net):
   c = ConfigDict()
   c.total_steps = steps
   c.input = dict(batch_size=0, num_threads=1, num_workers=0, max_bad_share=0.0, data={})
-  c.models = dict(net=dict(net, time_cond="t_h"))
+  c.models = dict(net=dict(net, time_cond="th"))
   c.trainer = dict(
-    name="flow", method=a.method, prior="shifted", sigma=0.5, ratio=0.5, p=1.0, t_dist=None
-  )
+    name="flow", method=a.method, prior="shifted", sigma=0.5, ratio=0.5, t_dist=None,
+    p=0.0 if a.method == "fm" else 1.0,
+  )  # fmt: skip
   c.optimizer = dict(
     name="adam", lr=1e-3, clip=1.0, ema=dict(decay=0.999),
     schedule=[[".*", dict(kind="cosine", warmup_percent=2)]],

@@ -52,6 +52,7 @@ def build(data, arg):
     *(("notes", f"method=imf,net={n}") for n in ("mlp_flow", "mixer_flow", "dit")),
     ("notes", "method=imf,net=mixer_flow,domain=mdct"),
     ("notes", "method=imf,kbps=2.4"),
+    ("notes", "method=imf,quantizer=rvq"),
   ],
 )
 def test_every_variant_is_traced_through_a_step(data, arg):
@@ -168,3 +169,15 @@ def test_rates_and_lengths_fit_whole_tokens(arg):
 def test_overrides_that_do_not_fit(override, words):
   with pytest.raises(ValueError, match=words):
     train_loop.train(C.load(MEANFLOW, [override]), "never_written")
+
+
+def test_rates_and_streams_are_reached_by_overrides():
+  config = C.load(MEANFLOW, ["trainer.quantizer_dropout=0.5", "models.codec.causal=True"])
+  assert config.trainer.quantizer_dropout == 0.5 and config.models.codec.causal
+
+
+def test_rvq_has_the_rate_that_is_asked_for():
+  config = C.load(f"{MEANFLOW},quantizer=rvq,kbps=2")
+  assert C.build_models(config)["codec"].bits_per_token() == 40 and "prior" not in config.models
+  with pytest.raises(ValueError, match="multiple of 0.5"):
+    C.load(f"{MEANFLOW},quantizer=rvq,kbps=2.4")

@@ -119,6 +119,11 @@ class Model(nn.Module):
     """Number of codes of each group."""
     return self._quantizer(parent=None).codebook_sizes
 
+  @property
+  def latent_dim(self) -> int:
+    """D of quantised latents."""
+    return self._quantizer(parent=None).dim
+
   def bits_per_token(self, groups: int | None = None) -> int:
     """Bits of a token in the file, of the first `groups`: whole bits for each of them."""
     return sum(math.ceil(math.log2(n)) for n in self.codebook_sizes[:groups])

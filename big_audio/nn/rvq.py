@@ -3,7 +3,9 @@
 RVQ as in the Descript codec (2306.06546, sec. 3.3): each stage projects the residual to a few
 dimensions, looks up the nearest code by cosine and projects it back. Codebooks follow gradients, or
 an exponential moving average of what was assigned to them (van den Oord et al. 2017, app. A.1).
-Codes that nothing is assigned to are moved onto latents of the batch.
+Codes that nothing is assigned to are moved onto latents of the batch. Distances of commitment and
+codebook are those of unit vectors, as the look-up is. Keep codebooks out of a parameters' average:
+replacements move them at once (trainers/autoencode.py checks).
 """
 
 import jax
@@ -79,7 +81,7 @@ class Codebook(nn.Module):
     mix = lambda old, new: self.decay * old + (1 - self.decay) * new
     count = mix(self.count.value, add(self.count.value, weight))
     rows = jnp.sum(weight)
-    is_dead = (count < self.dead * rows / self.size) & (rows > 0)
+    is_dead = (count < self.dead * jnp.mean(count)) & (rows > 0)
     pick = jax.random.categorical(
       self.make_rng("codes"), jnp.log(jnp.maximum(weight, 1e-30)), shape=(self.size,)
     )
@@ -90,7 +92,7 @@ class Codebook(nn.Module):
     else:
       total = mix(self.total.value, add(self.total.value, z * weight[:, None]))
       self.total.value = jnp.where(is_dead[:, None], fresh, total)
-    self.count.value = jnp.where(is_dead, rows / self.size, count)
+    self.count.value = jnp.where(is_dead, jnp.mean(count), count)
 
 
 class RVQ(nn.Module):
@@ -156,7 +158,7 @@ class RVQ(nn.Module):
       own = distance(code, low) if self.learn == "gradient" else 0.0
       loss += used * (self.commitment * distance(low, code) + own)
       back = self.up[g](low + jax.lax.stop_gradient(code - low))
-      residual = residual - jax.lax.stop_gradient(back)
+      residual = residual - back
       out += used[..., None] * back
       codes.append(index.reshape(b, f))
     return Quantised(out, jnp.stack(codes, -1), loss)

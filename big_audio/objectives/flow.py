@@ -9,7 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-MIN_T = 0.05  # of x-prediction's division by t
+MIN_T = 0.05  # of x-prediction's division by t, in training
+# A sampler's last step begins at t > 0 and has to arrive: there the division is that of the path.
+SAMPLING_MIN_T = 1e-4
 
 
 def expand(t, like):
@@ -29,7 +31,8 @@ def predict_x(fn: Callable, base: Callable | None = None, min_t: float = MIN_T) 
   Args:
     fn: x_hat(z, t, h, cond, **kw), or (x_hat, x_hat of the v-head).
     base: function of cond, which the net's output is added to; None: it gives x_hat itself.
-    min_t: smallest divisor; below it u is smaller than the data asks for.
+    min_t: smallest divisor; below it u is smaller than the data asks for. In sampling use
+      SAMPLING_MIN_T, or steps below MIN_T leave noise.
 
   Returns:
     u(z, t, h, cond, **kw), with as many heads as fn.

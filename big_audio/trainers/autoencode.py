@@ -16,6 +16,8 @@ With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Iterable
 
 import jax
@@ -23,15 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_audio import config as C
+from big_audio import sharding
 from big_audio.models import frames
 from big_audio.nn.quantize import code_usage
-from big_audio.objectives import flow, gan, spectral
-from big_audio.samplers import ode
+from big_audio.objectives import flow, gan, meanflow, spectral
 from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
-MAX_LATENT = 1.5  # beyond it the quantiser is saturated: 2 sigmoid(1.6 * 1.5) - 1 = .83
+AVERAGE_SKIP = "discriminator/.*|codec/quant/.*"
+PHASES = ("codec", "adversarial", "refiner")
+MAX_BOUND = 0.83  # a latent beyond it saturates the quantiser: 2 sigmoid(1.6 * 1.5) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Trainer:
     self.discriminator = models.get("discriminator")
     C.call("config.trainer", self._configure, **{k: config.trainer[k] for k in config.trainer})
     self.refiner = None if self.flow is None else C.pick("config.models", models, "refiner")
+    # Where 2 sigmoid(gain z) - 1 reaches MAX_BOUND.
+    self.max_latent = 2 * math.atanh(MAX_BOUND) / self.codec.quantizer.get("gain", 1.6)
     sizes = [n for g in self.codec.groups for n in g]
     if self.code_prior is not None and list(self.code_prior.sizes) != sizes:
       raise ValueError(
@@ -73,27 +79,53 @@ class Trainer:
         'config.trainer.guidance: a refiner takes guidance of kind "fixed"; "flexible" is for '
         'trainer "flow".'
       )
+    for key in ("guidance", "classes"):
+      if getattr(self.refiner, key, None):
+        raise ValueError(f"config.models.refiner.{key}: a refiner has no such input; remove it.")
+    if self.flow is not None and self.flow.method == "fm" and getattr(self.refiner, "v_head", 0):
+      raise ValueError("config.models.refiner.v_head is for mf, imf and alpha, not fm.")
+    if self.dropout and len(self.codec.groups) < 2:
+      raise ValueError("config.trainer.quantizer_dropout needs a quantizer of two or more groups.")
+    self._check_average(config.optimizer.get("ema", None))
     if self.flow is None and "refiner" in models:
       raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
+
+  def _check_average(self, ema):
+    """What no average may follow: the discriminator, and codebooks that replacements move."""
+    names = ["discriminator/x"] if self.discriminator is not None else []
+    if self.codec.quantizer.get("name", "fsq") == "rvq":
+      names.append("codec/quant/books_0/codes")
+    skip = (ema or {}).get("skip", "")
+    for name in names:
+      if ema and not (skip and re.fullmatch(skip, name)):
+        raise ValueError(
+          f"config.optimizer.ema.skip={skip!r}: {name.rpartition('/')[0]} must not be averaged. "
+          f'Use skip="{AVERAGE_SKIP}".'
+        )
 
   def _configure(
     self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
     predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
     quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, gan=None,
-    sample_weight=0.0, sample_share=0.25, ratio=0.5, p=1.0, eps=None, t_dist=None,
+    sample_weight=0.0, sample_share=0.25, ratio=0.5, p=None, eps=None, t_dist=None,
     guidance=None, drop=None, alpha_begin_percent=0.0, alpha_end_percent=100.0, warmup=None,
     warmup_percent=0.0, v_weight=1.0, sampler=None, scale=1.0,
   ):  # fmt: skip
-    for key, share in (("quantizer_dropout", quantizer_dropout), ("soft_share", soft_share)):
-      if not 0 <= share <= 1:
-        raise ValueError(f"config.trainer.{key}: expected a share in [0, 1], got {share!r}.")
+    for key, value, most in (
+      ("quantizer_dropout", quantizer_dropout, 1), ("soft_share", soft_share, 1),
+      ("sample_share", sample_share, 1), ("refiner_begin_percent", refiner_begin_percent, 99.9),
+      ("sigma", sigma, None), ("sample_weight", sample_weight, None),
+      ("rate_weight", rate_weight, None), ("far_weight", far_weight, None),
+    ):  # fmt: skip
+      if value < 0 or (most is not None and value > most):
+        end = "" if most is None else f" and at most {most}"
+        raise ValueError(f"config.trainer.{key}={value!r}: expected 0 or more{end}.")
     self.dropout, self.soft_share = quantizer_dropout, soft_share
     self.is_fsq = self.codec.quantizer.get("name", "fsq") == "fsq"
     if soft_share and not self.is_fsq:
       raise ValueError("config.trainer.soft_share: only an FSQ can leave latents unrounded.")
     for key, value, known in (
       ("method", method, METHODS), ("prior", prior, PRIORS), ("predict", predict, ("x", "u")),
-      ("sampler", sampler, (None, *ode.SAMPLERS)),
     ):  # fmt: skip
       if value not in known:
         raise ValueError(f"config.trainer.{key}={value!r} is unknown. {C.nearest(value, known)}")
@@ -116,6 +148,7 @@ class Trainer:
         drop=drop, alpha_begin_percent=alpha_begin_percent, alpha_end_percent=alpha_end_percent,
         warmup=warmup, warmup_percent=warmup_percent, v_weight=v_weight,
       )  # fmt: skip
+      self.flow.check_sampler(sampler, predict)
       sub = sub or (1 if domain == "mdct" else self.codec.sub)
       self.domain = frames.build(
         domain, hop=self.codec.hop, channels=self.codec.channels, sub=sub, power=power
@@ -213,7 +246,7 @@ class Trainer:
     return jnp.any(self.domain.align(mask[..., None].astype(jnp.float32)) > 0, axis=-1)
 
   def _velocity(self, variables, heads=False) -> Callable:
-    """u(z, t, h, {"y", "feats", "mask"}), with the v-head's output if `heads`."""
+    """u(z, t, h, {"y", "feats", "mask"}); for training (`heads`) with the v-head's output."""
     params = {"params": variables["params"]["refiner"]}
     more = {"with_v": True} if heads and getattr(self.refiner, "v_head", 0) else {}
 
@@ -221,7 +254,9 @@ class Trainer:
       cond = jnp.concatenate([c["y"], c["feats"]], axis=-1)
       return self.refiner.apply(params, z, t, h, cond, c["mask"], method="u", **more)
 
-    return flow.predict_x(u, base=lambda c: c["y"]) if self.predict == "x" else u
+    if self.predict == "u":
+      return u
+    return flow.predict_x(u, lambda c: c["y"], flow.MIN_T if heads else flow.SAMPLING_MIN_T)
 
   def _cond(self, y_rows, feats, mask):
     rows = y_rows.shape[:2]
@@ -256,6 +291,8 @@ class Trainer:
 
     The codec is trained in the phase "refiner" too if `joint`, the code prior in every phase.
     """
+    if train and phase not in PHASES:
+      raise ValueError(f"trainers.autoencode: phase={phase!r}: expected one of {PHASES}.")
     wav, sample_mask = batch["wav"], batch.get("wav_mask")
     mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
     k_codes, k_flow = jax.random.split(rng)
@@ -266,8 +303,9 @@ class Trainer:
 
     lat = self._latents(codec, wav, mask)
     keep, updates = None, {}
-    if train and not still:
+    if train:
       q, keep, updates = self._train_quantizer(codec, lat, mask, k_codes)
+      updates = {} if still else updates
     else:
       q = self._codec(codec, lat, method="quantize")
     y, feats = self._codec(codec, q.lat, mask, method="decode")
@@ -302,7 +340,7 @@ class Trainer:
       logs["quantizer"] = own
       return own
     # A latent far out on the bound has no gradient left and its code carries nothing for ever.
-    logs["far"] = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - MAX_LATENT)), mask)
+    logs["far"] = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - self.max_latent)), mask)
     return own + self.far_weight * logs["far"]
 
   def _adversarial(self, variables, y, wav, logs):
@@ -354,8 +392,10 @@ class Trainer:
     logs |= {**found, "flow_loss": value}
     logs["y_mse"] = flow.frame_mean(jnp.square(y_rows - x), cond["mask"])
     if self.sample_weight:
-      share = lambda v: v[: max(1, round(self.sample_share * v.shape[0]))]
-      take = lambda tree: jax.tree.map(share, tree)
+      shards = sharding.data_shards()
+      rows, _ = meanflow.jvp_rows(x.shape[0], self.sample_share, shards)
+      rows = rows if len(rows) else np.array([0])
+      share = take = lambda tree: meanflow.take_rows(tree, rows, shards)
       e1 = start_noise(
         self.prior, self.sigma, jax.random.normal(k_sample, share(x).shape), share(y_rows)
       )
@@ -404,7 +444,7 @@ class Trainer:
     index = first + jnp.arange(y_rows.shape[1])
 
     def noise(seed, index, again):
-      key = jax.random.fold_in(jax.random.key(seed), again) if again else jax.random.key(seed)
+      key = jax.random.fold_in(jax.random.key(seed), again)
       draw = lambda i: jax.random.normal(jax.random.fold_in(key, i), y_rows.shape[2:])
       return jax.vmap(draw)(index)
 
@@ -431,5 +471,6 @@ class Trainer:
     seed = jax.random.bits(rng, (b,), jnp.uint32)
     out = self._refine(variables, y, feats, {"mask": mask, "token": token, "seed": seed}, nfe)
     tokens = jnp.sum(mask, axis=1).astype(jnp.float32)
-    bits = tokens * self.codec.bits_per_token(groups)
-    return {"wav": out, "ae": y, "codes": codes[..., :groups], "bits": bits}
+    # As in trainers/flow.py, a number of a continuous latent counts as 32 bits.
+    per_token = self.codec.bits_per_token(groups) or 32 * self.codec.latent_dim
+    return {"wav": out, "ae": y, "codes": codes[..., :groups], "bits": tokens * per_token}

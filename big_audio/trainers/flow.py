@@ -39,8 +39,8 @@ class FlowLoss:
   Args:
     method: fm | mf | imf | alpha.
     ratio: share of rows with r < t (mf, imf, alpha).
-    p, eps: adaptive weighting, see `objectives.flow.adaptive`; eps=None is the paper's, .001 for
-      alpha and .01 for the others.
+    p, eps: adaptive weighting, see `objectives.flow.adaptive`. None is the papers' setting: p is 0
+      for fm and 1 for the others, eps .001 for alpha and .01 for the others.
     t_dist: arguments of `objectives.flow.sample_t`.
     guidance: None, dict(kind="fixed", omega, kappa, interval) for guidance trained into the net
       (mf, imf, alpha), or dict(kind="flexible", largest) for guidance as the net's input `ctx`
@@ -53,7 +53,7 @@ class FlowLoss:
   """
 
   def __init__(
-    self, method: str, *, ratio=0.5, p=1.0, eps=None, t_dist=None, guidance=None, drop=None,
+    self, method: str, *, ratio=0.5, p=None, eps=None, t_dist=None, guidance=None, drop=None,
     alpha_begin_percent=0.0, alpha_end_percent=100.0, warmup=None, warmup_percent=0.0,
     v_weight=1.0,
   ):  # fmt: skip
@@ -68,7 +68,8 @@ class FlowLoss:
       )
     if (warmup is None) != (warmup_percent == 0):
       raise ValueError(f"{where}: give both of warmup and warmup_percent > 0, or neither.")
-    self.method, self.ratio, self.p, self.v_weight = method, ratio, p, v_weight
+    self.method, self.ratio, self.v_weight = method, ratio, v_weight
+    self.p = (0.0 if method == "fm" else 1.0) if p is None else p
     self.eps = (1e-3 if method == "alpha" else 0.01) if eps is None else eps
     self.t_dist = dict(t_dist or {})
     self.warmup, self.warmup_end = warmup, warmup_percent / 100
@@ -101,6 +102,21 @@ class FlowLoss:
     self.drop = (0.1 if guidance is not None else 0.0) if drop is None else drop
     if not 0 <= self.drop < 1:
       raise ValueError(f"{where}.drop must lie in [0, 1), got {self.drop}.")
+
+  def check_sampler(self, sampler: str | None, predict: str) -> None:
+    """Raises ValueError for a sampler that does not fit the method, or a net that predicts data."""
+    if sampler is not None and sampler not in ode.SAMPLERS:
+      raise ValueError(f"config.trainer.sampler={sampler!r}. {C.nearest(sampler, ode.SAMPLERS)}")
+    if self.method == "fm" and sampler in ode.AVERAGE:
+      raise ValueError(
+        f"sampler={sampler!r} needs average velocities, which method=fm does not learn. "
+        f"Use {', '.join(s for s in ode.SAMPLERS if s not in ode.AVERAGE)}."
+      )
+    if predict == "x" and sampler == "heun":
+      raise ValueError(
+        "sampler='heun' ends with the velocity at t=0, which predict='x' leaves undefined (0/0). "
+        "Use euler or midpoint."
+      )
 
   @property
   def scheduled(self) -> bool:
@@ -192,11 +208,7 @@ class FlowLoss:
       ValueError: a sampler that needs average velocities with fm; and what the sampler raises.
     """
     sampler = sampler or ("euler" if self.method == "fm" else "u_steps")
-    if self.method == "fm" and sampler in ode.AVERAGE:
-      raise ValueError(
-        f"sampler={sampler!r} needs average velocities, which method=fm does not learn. "
-        f"Use {', '.join(s for s in ode.SAMPLERS if s not in ode.AVERAGE)}."
-      )
+    self.check_sampler(sampler, "u")
     if scale != 1.0:
       if null is None:
         raise ValueError(f"Guidance of scale {scale} needs null, what stands for no condition.")
@@ -232,7 +244,7 @@ class Trainer:
 
   def _configure(
     self, *, name, net="net", key="image", method="imf", tokens="flat", prior="shifted", sigma=0.5,
-    predict="u", detach=False, quantizer=None, label=None, sampler=None, ratio=0.5, p=1.0,
+    predict="u", detach=False, quantizer=None, label=None, sampler=None, ratio=0.5, p=None,
     eps=None, t_dist=None, guidance=None, drop=None, alpha_begin_percent=0.0,
     alpha_end_percent=100.0, warmup=None, warmup_percent=0.0, v_weight=1.0,
   ):  # fmt: skip
@@ -255,6 +267,8 @@ class Trainer:
       method, ratio=ratio, p=p, eps=eps, t_dist=C.to_dict(t_dist), guidance=C.to_dict(guidance),
       drop=drop, alpha_begin_percent=alpha_begin_percent, alpha_end_percent=alpha_end_percent,
       warmup=warmup, warmup_percent=warmup_percent, v_weight=v_weight)  # fmt: skip
+    if self.flow is not None:
+      self.flow.check_sampler(sampler, predict)
 
   def _check_net(self, where):
     net, latent = self.net, self.net.latent
@@ -362,7 +376,7 @@ class Trainer:
     return cond, null
 
   def _velocity(self, variables, heads=False) -> Callable:
-    """u(z, t, h, cond, ctx), with the v-head's output if `heads`."""
+    """u(z, t, h, cond, ctx); for training (`heads`) with the v-head's output."""
     more = {"with_v": True} if heads and self.v_head else {}
 
     def u(z, t, h, c, ctx=None):
@@ -371,7 +385,8 @@ class Trainer:
 
     if self.predict == "u":
       return u
-    return flow.predict_x(u, base=lambda c: 0.0 if c["y"] is None else c["y"])
+    base = lambda c: 0.0 if c["y"] is None else c["y"]
+    return flow.predict_x(u, base, flow.MIN_T if heads else flow.SAMPLING_MIN_T)
 
   # Training
 
@@ -435,6 +450,7 @@ class Trainer:
     lat, codes, y = self._autoencode(variables, x, mask)
     out = y
     if self.flow is not None and nfe:
+      self.flow.check_sampler(sampler, self.predict)
       cond, null = self._cond(batch, lat, y, mask)
       start = lambda rng: start_noise(self.prior, self.sigma, jax.random.normal(rng, x.shape), y)
       fn = self._velocity(variables)

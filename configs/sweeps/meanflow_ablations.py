@@ -25,7 +25,7 @@ PARTS = dict(
       dict(kind="uniform"),
     ],
   },
-  time_cond={**DIGITS, "method": ["mf", "imf"], "config.models.net.time_cond": ["t_h", "t_r", "h"]},
+  time_cond={**DIGITS, "method": ["mf", "imf"], "config.models.net.time_cond": ["th", "tr", "h"]},
   sigma={**DIGITS, "method": ["fm", "mf", "imf"], SIGMA: [0.125, 0.25, 0.5, 1.0]},
   prior={
     **DIGITS,

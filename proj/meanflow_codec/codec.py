@@ -116,6 +116,12 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
         f'"{source}" was made by the model {h.model_hash.hex()}, this one is '
         f"{codec.model_hash.hex()}. Decode it with the workdir (and step) that encoded it."
       )
+    mine = dict(sample_rate=codec.sr, channels=codec.channels, hop=codec.hop)
+    for key, expected in mine.items():
+      if getattr(h, key) != expected:
+        raise ValueError(
+          f'"{source}": header: expected {key} {expected} of its model, got {getattr(h, key)}.'
+        )
     if h.levels != codec.levels:
       raise ValueError(
         f'"{source}" holds {len(h.levels)} groups of codes, this codec was opened with '

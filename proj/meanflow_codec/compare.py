@@ -18,6 +18,7 @@ import json
 import re
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -138,11 +139,16 @@ class Table:
 
   def add_rates(self, name: str, outputs, payload: int, file: int, encode: float, decode: float):
     """`add` with rates from bytes and real-time factors from seconds."""
-    self.add(
-      name, outputs,
-      payload_kbps=payload * 8e-3 / self.secs, file_kbps=file * 8e-3 / self.secs,
-    )  # fmt: skip
-    self.rows[-1] |= {"rtf_enc": encode / self.secs, "rtf_dec": decode / self.secs}
+    rates = self.rates(payload, file, encode, decode)
+    self.add(name, outputs, **{k: rates.pop(k) for k in ("payload_kbps", "file_kbps")})
+    self.rows[-1] |= rates
+
+  def rates(self, payload: int, file: int, encode: float, decode: float) -> dict[str, float]:
+    """Columns from bytes and seconds."""
+    return {
+      "payload_kbps": payload * 8e-3 / self.secs, "file_kbps": file * 8e-3 / self.secs,
+      "rtf_enc": encode / self.secs, "rtf_dec": decode / self.secs,
+    }  # fmt: skip
 
   def add_controls(self) -> None:
     """The recordings themselves and silence; the floor of fd stands in the first."""
@@ -161,34 +167,51 @@ def _flat(frames):
 
 def add_ours(table: Table, codec, recordings, nfes, *, name="ours", seed=0, codings=("packed",)):
   """Rows of one of our codecs: each number of evaluations, each way of coding the codes."""
-  sizes = {c: [0, 0] for c in codings}
-  encode, codes = 0.0, []
   codec.encode(recordings[0][1][: codec.hop])  # compiled before the clock runs
-  for _, wav in recordings:
-    begin = time.perf_counter()
-    codes.append(codec.encode(wav))
-    encode += time.perf_counter() - begin
-    for coding in codings:
-      header = header_of(codec, len(wav), seed=seed, coding=coding)
-      data = bitstream.dumps(codes[-1], header, codec.coder)
-      codes[-1] = bitstream.loads(data, codec.coder)[1]
-      sizes[coding][0] += bitstream.info(data)["payload_bytes"]
-      sizes[coding][1] += len(data)
+  clock = time.perf_counter
+  begin = clock()
+  codes = [codec.encode(wav) for _, wav in recordings]
+  encode = clock() - begin
+  files = {c: _through_files(codec, codes, recordings, seed, c) for c in codings}
   for nfe in nfes:
     codec.decode(codes[0][:1], 1, nfe=nfe)
-    begin = time.perf_counter()
-    decode = lambda c, wav: codec.decode(c, len(wav), nfe=nfe, seed=seed)  # noqa: B023
-    waves = [decode(c, wav) for c, (_, wav) in zip(codes, recordings, strict=True)]
-    secs = time.perf_counter() - begin
+    begin = clock()
+    pairs = list(zip(files[codings[0]].codes, recordings, strict=True))
+    waves = [codec.decode(c, len(wav), nfe=nfe, seed=seed) for c, (_, wav) in pairs]
+    decode = clock() - begin
     label = f"{name}, {nfe} evaluation{'s' if nfe > 1 else ''}" if nfe else f"{name}, plain AE"
     outputs = [peers.align(a, b, codec.sr) for a, (_, b) in zip(waves, recordings, strict=True)]
-    table.add_rates(label, outputs, *sizes[codings[0]], encode, secs)
-    for coding in codings[1:]:
-      payload, file = (n * 8e-3 / table.secs for n in sizes[coding])
-      table.rows.append(
-        {**table.rows[-1], "codec": f"{label}, {coding} coded", "payload_kbps": payload,
-         "file_kbps": file}
-      )  # fmt: skip
+    for i, (coding, f) in enumerate(files.items()):
+      title = label if coding == "packed" else f"{label}, {coding} coded"
+      rates = (f.payload, f.file, encode + f.write_secs, decode + f.read_secs)
+      if i == 0:
+        table.add_rates(title, outputs, *rates)
+      else:  # the same codes, so the same sound
+        table.rows.append({**table.rows[-1], "codec": title, **table.rates(*rates)})
+
+
+class _Files(NamedTuple):
+  codes: list
+  payload: int
+  file: int
+  write_secs: float
+  read_secs: float
+
+
+def _through_files(codec, codes, recordings, seed, coding) -> _Files:
+  """What is left of codes that were written to files and read back."""
+  payload = file = 0
+  write = read = 0.0
+  back = []
+  for c, (_, wav) in zip(codes, recordings, strict=True):
+    header = header_of(codec, len(wav), seed=seed, coding=coding)
+    begin = time.perf_counter()
+    data = bitstream.dumps(c, header, codec.coder)
+    middle = time.perf_counter()
+    back.append(bitstream.loads(data, codec.coder)[1])
+    write, read = write + middle - begin, read + time.perf_counter() - middle
+    payload, file = payload + bitstream.info(data)["payload_bytes"], file + len(data)
+  return _Files(back, payload, file, write, read)
 
 
 def add_peer(table: Table, spec: str, recordings, sr: int) -> None:

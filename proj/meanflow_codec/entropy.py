@@ -83,7 +83,7 @@ class IntegerPrior:
     total = np.broadcast_to(self._bias, (frames, d, u + self._n)).copy()
     for p in range(self.context + 1):
       for i in range(d):
-        total[p:] += self._add[p, i][symbols[: frames - p, i]]
+        total[p:] += self._add[p, i][symbols[: max(frames - p, 0), i]]
     hidden = np.clip(_shift(total[..., :u], IN_BITS - ACT_BITS), 0, MAX_ACT)  # [F, D, U]
     flat = hidden.reshape(frames, d * u) @ self._mix.reshape(d * u, d * u)
     hidden = np.clip(hidden + _shift(flat, MIX_BITS).reshape(hidden.shape), 0, MAX_ACT)
@@ -141,10 +141,13 @@ class Coder:
 
   Args:
     prior: an `IntegerPrior`.
+
+  Attributes:
+    levels: of each group of codes.
   """
 
   def __init__(self, prior: IntegerPrior):
-    self._prior = prior
+    self._prior, self.levels = prior, prior.groups
 
   def encode(self, codes: np.ndarray) -> bytes:
     """Codes int[F, G] of one block -> bytes, a multiple of four."""
@@ -168,7 +171,12 @@ class Coder:
       raise ValueError(f"expected whole words of 4 bytes, got {len(data)} bytes.")
     stream = _library()
     decoder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
-    symbols = self._prior.decode_frames(frames, lambda freq: decoder.decode(_model(stream, freq)))
+    try:
+      symbols = self._prior.decode_frames(frames, lambda freq: decoder.decode(_model(stream, freq)))
+    except AssertionError as e:  # how the library says that no encoder wrote these words
+      raise ValueError(f"its words are no range code: {e}") from None
+    if (symbols >= self._prior.sizes).any():
+      raise ValueError("its words decode to symbols that do not exist.")
     if not decoder.maybe_exhausted():
       raise ValueError(f"{len(data)} bytes hold more than {frames} frames.")
     return join_symbols(symbols, self._prior.groups).astype(np.int32)

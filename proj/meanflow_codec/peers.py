@@ -137,6 +137,7 @@ def _transformers(name: str, path: str, kbps: float | None):
 
   kinds = {"encodec": "EncodecModel", "dac": "DacModel"}
   model = getattr(transformers, kinds[name]).from_pretrained(path, local_files_only=True).eval()
+  model.requires_grad_(False)  # as users decode: nothing is kept for a gradient
   processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
 
   def code(wav, sr, folder):

@@ -27,6 +27,7 @@ from big_audio import config as C
 from big_audio import trees
 from proj.meanflow_codec import entropy
 
+HASHED = ("params", "stats", "codebook")
 WINDOW = 512  # tokens, where no core is given; 10 s at 50 a second
 
 
@@ -37,15 +38,17 @@ class WindowCodec:
     runner: of `inference.open_workdir`.
     core: tokens that a window adds; None: what fits a window of `WINDOW` tokens.
     groups: only the first groups of codes are used, for a lower rate; None: all.
+    digest: `model_hash` of the same runner where it is known; None: computed when needed.
 
   Attributes:
     sr, channels, hop: of the model: Hz, C, samples of a token.
     levels: levels of each group in use.
     rates: numbers of groups that the model was trained for.
-    model_hash: 16 bytes over parameters and statistics; files carry it.
   """
 
-  def __init__(self, runner, *, core: int | None = None, groups: int | None = None):
+  def __init__(
+    self, runner, *, core: int | None = None, groups: int | None = None, digest: bytes | None = None
+  ):
     if not hasattr(runner.trainer, "codec"):
       raise ValueError(
         f"{runner.workdir!r} holds no codec (trainer {runner.config.trainer.name!r})."
@@ -67,16 +70,23 @@ class WindowCodec:
       )
     self._given_core = core
     self.levels = tuple(tuple(g) for g in every[:groups])
-    used = {k: v for k, v in runner.variables.items() if k in ("params", "stats", "codebook")}
-    sizes = repr(C.to_dict(runner.config.models)) + repr(C.to_dict(runner.config.trainer))
-    digest = hashlib.sha256((trees.sha256(used) + sizes).encode())
-    self.model_hash = digest.digest()[:16]
+    self._digest = digest
+
+  @property
+  def model_hash(self) -> bytes:
+    """16 bytes over parameters and statistics; files carry it."""
+    if self._digest is None:
+      used = {k: v for k, v in self._runner.variables.items() if k in HASHED}
+      config = self._runner.config
+      sizes = repr(C.to_dict(config.models)) + repr(C.to_dict(config.trainer))
+      self._digest = hashlib.sha256((trees.sha256(used) + sizes).encode()).digest()[:16]
+    return self._digest
 
   def with_groups(self, groups: int | None) -> "WindowCodec":
     """The same codec at another rate; compiled programs are shared."""
     if groups == len(self.levels):
       return self
-    return WindowCodec(self._runner, core=self._given_core, groups=groups)
+    return WindowCodec(self._runner, core=self._given_core, groups=groups, digest=self._digest)
 
   @functools.cached_property
   def coder(self) -> entropy.Coder | None:

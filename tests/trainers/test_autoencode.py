@@ -48,7 +48,46 @@ def test_each_stage_trains_its_own_part(joint):
   assert moved(second, "refiner/") and moved(second, "codec/") == joint
 
 
-def test_adversarial_part_begins_moves_both_and_stops():
+@pytest.mark.parametrize("nfe, sampler", [(3, "consistency"), (2, "midpoint"), (2, "euler")])
+def test_samplers_of_the_refiner(nfe, sampler):
+  trainer = make(sampler=sampler)
+  variables = variables_of(trainer)
+  fn = jax.jit(lambda v: trainer.reconstruct(v, BATCH, jax.random.key(0), nfe=nfe)["wav"])
+  assert np.isfinite(fn(variables)).all()
+
+
+def test_lower_rates_are_trained_in_both_stages_and_codebooks_stand_still():
+  change = dict(name="rvq", dim=8, size=16, stages=2, learn="ema")
+  config = C.load("configs/meanflow.py:smoke")
+  with config.unlocked():
+    config.models.codec.quantizer = change
+    del config.models.prior
+    config.trainer.update(quantizer_dropout=1.0, sample_weight=0.0)
+    config.optimizer.ema["skip"] = "discriminator/.*|codec/quant/.*"
+  config = C.canonical(config)
+  trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+  variables = variables_of(trainer)
+  fn = jax.jit(
+    lambda v, key: trainer.loss(
+      v, BATCH, key, step=8, total_steps=10, train=True, phase="refiner"
+    ).logs["y_mse"]
+  )
+  several = np.stack([fn(variables, jax.random.key(k)) for k in range(4)])
+  assert several.std(0).max() > 1e-4  # other stages are left out, so y differs
+  assert loss(trainer, variables, 8).updates == {}
+  assert "codebook" in loss(trainer, variables, 1).updates
+
+
+def test_a_codebook_may_not_be_averaged():
+  config = C.load("configs/meanflow.py:smoke,method=ae")
+  with config.unlocked():
+    config.models.codec.quantizer = dict(name="rvq", dim=8, size=16, stages=2)
+    del config.models.prior
+  with pytest.raises(ValueError, match="must not be averaged"):
+    C.resolve("trainers", "autoencode").Trainer(C.canonical(config), C.build_models(config))
+
+
+def test_the_adversarial_part_begins_and_moves_both():
   trainer = make(",method=ae,gan")
   variables = variables_of(trainer)
   before, during = grads(trainer, variables, 1), grads(trainer, variables, 4)
@@ -81,7 +120,8 @@ def test_other_quantizers_train(name):
   with config.unlocked():
     config.models.codec.quantizer = dict(name=name, **kw[name])
     del config.models.prior
-    config.trainer.quantizer_dropout = 0.5
+    config.trainer.quantizer_dropout = 0.5 if name == "rvq" else 0.0
+    config.optimizer.ema["skip"] = "codec/quant/.*"
   config = C.canonical(config)
   trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
   variables = variables_of(trainer)
@@ -127,8 +167,8 @@ def test_masked_samples_change_nothing():
   mask[:, 3200:] = False
   quiet = {"wav": np.where(mask[..., None], BATCH["wav"], 0), "wav_mask": mask}
   short = {"wav": BATCH["wav"][:, :3200]}
-  value = jax.jit(lambda batch: loss(trainer, variables, 0, batch).value)
-  np.testing.assert_allclose(value(quiet), value(short), rtol=1e-4)
+  value = jax.jit(lambda v, batch: loss(trainer, v, 0, batch).value)
+  np.testing.assert_allclose(value(variables, quiet), value(variables, short), rtol=1e-4)
 
 
 def test_stats_are_means_and_deviations():
@@ -147,6 +187,13 @@ def test_stats_are_means_and_deviations():
     (dict(domain="mdc"), '"mdct"'),
     (dict(prior="standard"), "shifted"),
     (dict(sigm=1.0), '"sigma"'),
+    (dict(sigma=-1.0), "sigma=-1.0"),
+    (dict(refiner_begin_percent=150.0), "at most 99.9"),
+    (dict(sampler="heun"), "undefined"),
+    (dict(sampler="heunn"), '"heun"'),
+    (dict(method="fm", sampler="u_steps"), "average velocities"),
+    (dict(soft_share=2.0), "at most 1"),
+    (dict(guidance=dict(kind="flexible")), '"fixed"'),
   ],
 )
 def test_errors(trainer, words):

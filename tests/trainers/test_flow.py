@@ -19,7 +19,7 @@ def direct(method, **kw):
   """The value of an objective at the times that FlowLoss draws."""
   if method == "fm":
     t = flow.sample_t(KEY, (16,))
-    return flow.flow_matching(net, X, E, t, cond=COND, p=1.0)[0]
+    return flow.flow_matching(net, X, E, t, cond=COND, p=0.0)[0]
   t, r = meanflow.sample_t_r(KEY, 16, ratio=0.5)
   if method == "equal":
     return meanflow.meanflow(net, X, E, t, t, ratio=0.0, cond=COND)[0]

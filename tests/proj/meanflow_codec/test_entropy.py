@@ -1,6 +1,7 @@
 """The integer prior and the range coder against the float model and Shannon's bound."""
 
 import math
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from big_audio.nn.quantize import join_symbols, split_codes
 from proj.meanflow_codec import bitstream, entropy
 
 GROUPS = ((4, 4, 4), (4, 2), (3,))
+GOLDEN = "a27f2296b7a829f1ebc8e3ec04d535c800000000"
 SIZES = tuple(n for g in GROUPS for n in g)
 
 
@@ -90,19 +92,43 @@ def test_a_fitting_prior_saves_what_shannon_says():
   assert len(data) * 8 / frames == pytest.approx(bound, rel=0.03)
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_long_contexts_and_short_blocks(frames):
+  model = code_prior.Model(sizes=SIZES, units=3, context=5)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 1, len(SIZES), 4)))["params"]
+  coder = entropy.Coder(entropy.IntegerPrior(params, GROUPS))
+  codes = codes_of(frames)
+  np.testing.assert_array_equal(coder.decode(coder.encode(codes), frames), codes)
+
+
+def test_bytes_of_range_coding_never_change():
+  """Golden bytes: another version of the coder that writes others could not read old files."""
+  _, params, _ = make(0.0)
+  ramp = lambda x: np.linspace(-0.5, 0.5, x.size).reshape(x.shape)
+  prior = entropy.IntegerPrior({k: ramp(np.asarray(v)) for k, v in params.items()}, GROUPS)
+  data = entropy.Coder(prior).encode(codes_of(12))
+  assert data.hex() == GOLDEN
+
+
 def test_the_exponential_is_exact_and_not_libms():
   table = entropy.exp_table()
   np.testing.assert_allclose(table, np.exp(-np.arange(len(table)) / 256) * 2**20, atol=0.51)
   assert table[0] == 1 << 20 and table.dtype == np.int64
 
 
+def reseal(data):
+  """What a hostile writer would do: make the CRC fit."""
+  head = int.from_bytes(data[16:20], "little")
+  crc = zlib.crc32(data[head:] + data[:12] + data[16:head])
+  return data[:12] + crc.to_bytes(4, "little") + data[16:]
+
+
 @pytest.mark.parametrize("frames", [0, 1, 4097])
 def test_files_in_blocks_and_damage(frames):
-  """Every flip is found by the checksum; with the checksum mended, never a crash."""
+  """Every flip and cut is found by the checksum."""
   _, _, prior = make(0.0)
   coder = entropy.Coder(prior)
-  samples = frames * 160
-  header = bitstream.Header(8000, 1, 160, GROUPS, bytes(16), 0, samples, range_coded=True)
+  header = bitstream.Header(8000, 1, 160, GROUPS, bytes(16), 0, frames * 160, range_coded=True)
   codes = codes_of(frames)
   data = bitstream.dumps(codes, header, coder)
   np.testing.assert_array_equal(bitstream.loads(data, coder)[1], codes)
@@ -112,6 +138,46 @@ def test_files_in_blocks_and_damage(frames):
     bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
     with pytest.raises(bitstream.BitstreamError):
       bitstream.loads(bytes(bad), coder)
-    cut = data[: rng.integers(len(data))]
     with pytest.raises(bitstream.BitstreamError):
-      bitstream.loads(cut, coder)
+      bitstream.loads(data[: rng.integers(len(data))], coder)
+
+
+def test_a_hostile_payload_with_a_valid_crc():
+  """Whatever the words are: codes in range, or a BitstreamError."""
+  _, _, prior = make(0.3)
+  coder, frames = entropy.Coder(prior), 20
+  header = bitstream.Header(8000, 1, 160, GROUPS, bytes(16), 0, frames * 160, range_coded=True)
+  good = bitstream.dumps(codes_of(frames), header, coder)
+  head, refused = int.from_bytes(good[16:20], "little"), 0
+  rng = np.random.default_rng(1)
+  for _ in range(100):
+    noise = rng.integers(0, 256, len(good) - head - 4, dtype=np.uint8).tobytes()
+    try:
+      codes = bitstream.loads(reseal(good[: head + 4] + noise), coder)[1]
+      assert ((codes >= 0) & (codes < header.sizes)).all()
+    except bitstream.BitstreamError:
+      refused += 1
+  assert refused > 50
+
+
+def test_a_small_file_cannot_claim_many_frames():
+  _, _, prior = make(0.0)
+  coder, frames = entropy.Coder(prior), 4096 * 100
+  header = bitstream.Header(8000, 1, 160, GROUPS, bytes(16), 0, 160, range_coded=True)
+  data = bytearray(bitstream.dumps(codes_of(1), header, coder))
+  data[32:40] = (frames * 160).to_bytes(8, "little")
+  data[40:48] = frames.to_bytes(8, "little")
+  head = int.from_bytes(data[16:20], "little")
+  payload = bytes(4 * 100)  # a hundred empty blocks
+  data = data[:72] + len(payload).to_bytes(8, "little") + data[80:head] + payload
+  with pytest.raises(bitstream.BitstreamError, match="payload bytes at byte 72"):
+    bitstream.Reader(reseal(bytes(data)), coder)
+
+
+def test_another_coder_is_refused():
+  _, params, prior = make(0.0)
+  header = bitstream.Header(8000, 1, 160, GROUPS, bytes(16), 0, 160, range_coded=True)
+  data = bitstream.dumps(codes_of(1), header, entropy.Coder(prior))
+  other = entropy.Coder(entropy.IntegerPrior(params, GROUPS[:1]))
+  with pytest.raises(bitstream.BitstreamError, match="the coder is one for"):
+    bitstream.Reader(data, other).read()
