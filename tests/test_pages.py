@@ -1,4 +1,4 @@
-"""What the pages say can be run, and every measured number stands beside its command."""
+"""What the pages say can be run, and every number stands beside what gives it."""
 
 import importlib.util
 import re
@@ -29,11 +29,11 @@ def rows(section):
 
 
 def without_command(text):
-  """Rows with measured numbers (decimals) that no command goes with."""
+  """Rows with measured numbers (decimals) beside no command, in a section without code."""
   out = []
   for section in sections(re.sub(r"CC BY(-\w+)? \d\.\d", "", text)):
     found = rows(section)
-    shown = re.search(r"```(?:bash)?\n[^`]*python (?:-m|train)", section)
+    shown = re.search(r"^```(?:bash|python)\n", section, re.M)
     for cells in found:
       measured = any(re.search(r"(?<![\w.])\d*\.\d|\d ms\b|crops/s", c) for c in cells[1:])
       beside = any(re.search(r"`python -m|the same|the first command", c) for c in cells)
