@@ -134,6 +134,17 @@ def test_arguments_that_do_not_fit(arg, words):
     C.load(f"configs/meanflow.py:{arg}")
 
 
+@pytest.mark.parametrize("data", ["audio_dir", "mnist"])
+def test_a_folder_reaches_every_data_set(data):
+  config = C.to_dict(C.load(f"configs/meanflow.py:data={data},dir=/there"))
+  sets = [config["input"]["data"]["train"]]
+  for cfg in config["evals"].values():
+    sets += [cfg["data"]] if "source" in cfg["data"] else cfg["data"].values()
+  assert len(sets) > 3
+  assert all((s["source"], s["dir"]) == (data, "/there") for s in sets)
+  assert sets[0]["split"] == "train" and not any(s["split"] == "train" for s in sets[1:])
+
+
 @pytest.mark.parametrize("arg", ["sr=44100", "sr=22050", "sr=11025,secs=0.65", "secs=0.25"])
 def test_rates_and_lengths_fit_whole_tokens(arg):
   config = C.load(f"{MEANFLOW},method=ae,{arg}")

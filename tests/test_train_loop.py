@@ -68,12 +68,28 @@ def stop_at(monkeypatch, step):
   monkeypatch.setattr(input_pipeline.BadShare, "update", update)
 
 
+TRACES = []  # an entry for each time that Python ran through the step of `whole`
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   """A run that nothing interrupts."""
   workdir = tmp_path_factory.mktemp("whole")
-  run(config(), workdir)
+  make_update = train_step.make_update
+
+  def counted(*args, **kw):
+    step = make_update(*args, **kw)
+    return lambda *x: TRACES.append(0) or step(*x)
+
+  with pytest.MonkeyPatch.context() as m:
+    m.setattr(train_step, "make_update", counted)
+    run(config(), workdir)
   return workdir
+
+
+def test_the_step_is_compiled(whole):
+  """Python runs through it once or twice, and not in each of the 12 steps."""
+  assert 1 <= len(TRACES) <= 2
 
 
 def test_rows(whole):

@@ -2,7 +2,8 @@
 
 Rows: the model at each number of evaluations, its deterministic decoder ("ae"), and three controls:
 "identity" (the ceiling), "mean" (the mean image of each batch) and "unrelated" (another item's
-image: what a measure gives that does not look at pairs).
+image: what a measure gives that does not look at pairs). The last two need two items in a batch:
+an item that is alone in one, as may be left over in the last, is not in their means.
 """
 
 from collections.abc import Iterator
@@ -113,21 +114,28 @@ class Evaluator:
     self._measure = jax.jit(lambda x, y: {m: fns[m](x, y) for m in measures})
 
   def run(self, state) -> Iterator[tuple[str, float]]:
-    """Yields (<row>/<measure>, mean over items) and ("items", their number)."""
+    """Yields (<row>/<measure>, mean over items), ("items", their number) and ("alone", how many of
+    them lay in a batch by themselves, which the rows mean and unrelated leave out)."""
     values: dict[str, dict[str, list]] = {}
     key = jax.random.key(self._seed)
-    items = 0
+    items = alone = 0
     for i, (batch, _) in enumerate(common.device_batches(self._batches, self._mesh)):
       x = batch[self._key]
       rng = jax.random.fold_in(key, i)
       found, _ = common.versions(self._predict, state, batch, rng, self._nfe, self._key)
       mask = batch["_mask"].reshape(-1, 1, 1, 1)
-      mean = jnp.sum(x * mask, axis=0, keepdims=True) / jnp.sum(mask)
-      controls = {
-        "identity": x, "mean": jnp.broadcast_to(mean, x.shape), "unrelated": jnp.roll(x, 1, axis=0)
-      }  # fmt: skip
       real = common.gather(batch["_mask"]) > 0
       items += int(real.sum())
+      controls = {"identity": x}
+      if real.sum() > 1:
+        mean = jnp.sum(x * mask, axis=0, keepdims=True) / jnp.sum(mask)
+        # Padding repeats an item, and would be the neighbour of that item itself.
+        (rows,) = np.nonzero(real)
+        other = np.arange(len(real))
+        other[rows] = np.roll(rows, 1)
+        controls |= {"mean": jnp.broadcast_to(mean, x.shape), "unrelated": x[other]}
+      else:
+        alone += int(real.sum())
       for name, estimate in {**controls, **found}.items():
         for k, v in common.gather(self._measure(estimate, x)).items():
           values.setdefault(name, {}).setdefault(k, []).append(v[real])
@@ -135,3 +143,4 @@ class Evaluator:
       for k, parts in mine.items():
         yield from bootstrap.rows(f"{name}/{k}", np.concatenate(parts), ci=self._ci)
     yield "items", float(items)
+    yield "alone", float(alone)

@@ -160,64 +160,6 @@ class ConvNeXt(nn.Module):
     return x
 
 
-class PatchDown(nn.Module):
-  """Joins `stride` frames into one by a dense layer: [B, F, D] -> [B, F / stride, features].
-
-  Attributes:
-    features: output width.
-    stride: frames joined.
-    dtype: compute type; parameters are float32.
-  """
-
-  features: int
-  stride: int
-  dtype: jnp.dtype | None = None
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Applies it; a joined frame's mask is `mask_down(mask, stride)`.
-
-    Raises:
-      ValueError: F is not a multiple of the stride.
-    """
-    b, f, d = x.shape
-    if f % self.stride:
-      raise ValueError(
-        f"PatchDown {self.name!r}: {f} frames are not a multiple of stride {self.stride}. "
-        f"Pad to {-(-f // self.stride) * self.stride} and pass a mask."
-      )
-    x = x if mask is None else jnp.where(mask[..., None], x, 0)
-    x = x.reshape(b, f // self.stride, self.stride * d)
-    return nn.Dense(self.features, dtype=self.dtype, name="dense")(x)
-
-
-class PatchUp(nn.Module):
-  """Splits a frame into `stride` by a dense layer: [B, F, D] -> [B, F * stride, features].
-
-  Attributes:
-    features: output width.
-    stride: frames made of one.
-    dtype: compute type; parameters are float32.
-  """
-
-  features: int
-  stride: int
-  dtype: jnp.dtype | None = None
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    b, f, _ = x.shape
-    x = nn.Dense(self.stride * self.features, dtype=self.dtype, name="dense")(x)
-    return x.reshape(b, f * self.stride, self.features)
-
-
-def mask_down(mask: jax.Array | None, stride: int) -> jax.Array | None:
-  """bool[B, F] -> bool[B, F / stride]: a joined frame counts if any of its frames does."""
-  if mask is None:
-    return None
-  return jnp.any(mask.reshape(mask.shape[0], -1, stride), axis=-1)
-
-
-def receptive_reach(depth: int, kernel: int, stride: int = 1, dilation: int = 1) -> int:
-  """Frames on each side (before a stride) that `depth` convolutions of `kernel` taps see."""
-  return depth * (kernel // 2) * dilation * stride + (stride - 1)
+def receptive_reach(depth: int, kernel: int) -> int:
+  """Frames on each side that `depth` convolutions of `kernel` taps see."""
+  return depth * (kernel // 2)

@@ -12,8 +12,12 @@ Needs the extra `download`, and ffmpeg for mp3 (`--format native` does without).
   list.jsonl       the list as the hub gave it; --refresh fetches it anew
 
 The same command goes on where an earlier one ended, and tries failures again. Recordings above the
-length cap are noted and not tried again. Then: `big_audio.tools.prepare_audio`, or data=audio_dir.
-The licence asks for attribution: keep the manifest beside the audio.
+length cap are noted and not tried again; where the site does not tell the length, the cap is one on
+bytes: 200 kB for each second, more than uncompressed sound of a CD has. It ends before the disk is
+full (--min-free). Addresses that are not of YouTube are refused: the list is by someone else, and
+could name any address that this machine can reach (--any-site lifts that).
+Then: `big_audio.tools.prepare_audio`, or data=audio_dir. The licence asks for attribution: keep the
+manifest beside the audio.
 """
 
 import argparse
@@ -45,15 +49,35 @@ COLUMNS = dict(
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _IN_URL = re.compile(r"(?:v=|youtu\.be/|/shorts/|/embed/)([A-Za-z0-9_-]{11})")
 _TOO_LONG = "too long"
+_BYTES_A_SEC = 200_000  # above 44.1 kHz, stereo, 16 bit
+_HOSTS = ("youtube.com", "youtu.be", "youtube-nocookie.com")
+# Nothing that parsers of addresses read differently: no user, port, backslash or blank.
+_PLAIN_URL = re.compile(r"https?://([A-Za-z0-9.-]+)(?:[/?][A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?")
 _IN_A_ROW = 20  # failures after which the next ones would fail too: no network, or refused
 
 
 class TooLongError(Exception):
-  """The recording has `secs` seconds, more than the cap."""
+  """The recording is longer than the cap: by its `secs`, or by its bytes (then secs is None)."""
 
-  def __init__(self, secs: float, cap: float):
-    super().__init__(f"{_TOO_LONG}: {secs:.4g} s, the cap is {cap:.4g} s")
-    self.secs = secs
+  def __init__(self, secs: float | None, cap: float):
+    if secs is not None:
+      what = f"{secs:.4g} s"
+    else:
+      size = _max_bytes(cap) / 1e6
+      what = f"larger than max_filesize, {size:.4g} MB ({_BYTES_A_SEC // 1000} kB a second)"
+    super().__init__(f"{_TOO_LONG}: {what}, the cap is {cap:.4g} s")
+    self.secs, self.cap = secs, cap
+
+
+def _max_bytes(cap):
+  return round(cap * _BYTES_A_SEC)
+
+
+def is_youtube(url: str) -> bool:
+  """Whether an address is plainly one of YouTube."""
+  found = _PLAIN_URL.fullmatch(url)
+  host = found.group(1).lower() if found else ""
+  return any(host == h or host.endswith(f".{h}") for h in _HOSTS)
 
 
 def entries(rows) -> Iterator[dict]:
@@ -109,9 +133,13 @@ class Downloader:
     max_secs: longer recordings raise TooLongError.
     rate: bytes a second of one download, or None.
     retries: of yt-dlp, for one recording.
+    any_site: whether addresses that are not of YouTube are fetched too.
   """
 
-  def __init__(self, output, *, format="mp3", max_secs=1800.0, rate=None, retries=3):
+  def __init__(
+    self, output, *, format="mp3", max_secs=1800.0, rate=None, retries=3, any_site=False
+  ):
+    self._any_site = any_site
     self.output, self.format, self.max_secs = pathlib.Path(output), format, max_secs
     self._rate, self._retries = rate, retries
     self.stop = threading.Event()
@@ -123,10 +151,17 @@ class Downloader:
       raise ValueError(f"id {name!r}: expected 1 to 64 letters, digits, _ or -.")
     if not entry["url"].startswith(("http://", "https://")):
       raise ValueError(f"url {entry['url']!r}: expected http or https.")
+    if not self._any_site and not is_youtube(entry["url"]):
+      raise ValueError(f"url {entry['url']!r}: not of YouTube; --any-site fetches it all the same.")
     self._check_length(entry["secs"])
     parts = self.output / ".parts" / name
     parts.mkdir(parents=True, exist_ok=True)
-    info = self._fetch(entry["url"], parts)
+    try:
+      info = self._fetch(entry["url"], parts)
+    except Exception as e:
+      if isinstance(_cause(e), TooLongError):
+        shutil.rmtree(parts)
+      raise
     done = [p for p in parts.iterdir() if p.is_file() and p.suffix not in (".part", ".ytdl")]
     if len(done) != 1:
       raise ValueError(f"expected one file from yt-dlp, got {[p.name for p in done] or 'none'}.")
@@ -166,17 +201,25 @@ class Downloader:
         raise ValueError("a live stream")
       self._check_length(info.get("duration"))
 
-    def hook(_):
+    most, log = _max_bytes(self.max_secs), _Log()
+
+    def hook(state):
       if self.stop.is_set():  # Ctrl-C: the part stays and is continued next time
         raise KeyboardInterrupt
+      # max_filesize acts on sizes that the server tells; others show while they grow.
+      if (state.get("downloaded_bytes") or 0) > most:
+        raise TooLongError(None, self.max_secs)
 
     options = dict(
       format="bestaudio/best" if self.format == "mp3" else "bestaudio[ext=m4a]/bestaudio/best",
       outtmpl=str(parts / "audio.%(ext)s"),
-      quiet=True, no_warnings=True, noprogress=True, logger=_Silent(), noplaylist=True,
+      quiet=True, no_warnings=True, noprogress=True, logger=log, noplaylist=True,
       match_filter=check, progress_hooks=[hook], continuedl=True, overwrites=False,
       retries=self._retries, extractor_retries=self._retries, socket_timeout=30, cachedir=False,
+      max_filesize=most,
     )  # fmt: skip
+    if not self._any_site:  # what YouTube's own pages may lead to included
+      options["allowed_extractors"] = ["youtube"]
     if self._rate:
       options["ratelimit"] = self._rate
     if self.format == "mp3":
@@ -184,14 +227,22 @@ class Downloader:
         dict(key="FFmpegExtractAudio", preferredcodec="mp3", preferredquality="128")
       ]
     with yt_dlp.YoutubeDL(options) as ydl:
-      return ydl.extract_info(url) or {}
+      info = ydl.extract_info(url) or {}
+    if log.too_large:
+      raise TooLongError(None, self.max_secs)
+    return info
 
 
-class _Silent:
-  """Takes yt-dlp's messages: an error arrives as an exception too."""
+class _Log:
+  """Takes yt-dlp's messages. An error arrives as an exception too, but a file that is too large
+  does not: it is only told."""
+
+  def __init__(self):
+    self.too_large = False
 
   def debug(self, message):
-    """Nothing."""
+    """Notes the one message that matters."""
+    self.too_large |= "larger than max-filesize" in message
 
   info = warning = error = debug
 
@@ -213,7 +264,19 @@ def _cause(e: BaseException) -> BaseException:
   return e
 
 
-def download(todo, downloader, manifest, archive, *, jobs=4, sleep=0.0) -> tuple[int, int, int]:
+def check_space(folder, least: float) -> None:
+  """Raises a ValueError where the disk of a folder has less than `least` bytes free."""
+  free = shutil.disk_usage(folder).free
+  if free < least:
+    raise ValueError(
+      f"the disk of {folder} has {free / 1e9:.3g} GB free, less than the {least / 1e9:.3g} GB of "
+      "--min-free. What was begun has been finished; the same command goes on from here."
+    )
+
+
+def download(
+  todo, downloader, manifest, archive, *, jobs=4, sleep=0.0, min_free=0.0
+) -> tuple[int, int, int]:
   """Fetches entries in parallel: (done, too long, failed); every row is kept as it comes.
 
   Args:
@@ -223,9 +286,10 @@ def download(todo, downloader, manifest, archive, *, jobs=4, sleep=0.0) -> tuple
     archive: path of archive.txt.
     jobs: downloads at a time.
     sleep: seconds between two starts.
+    min_free: bytes that the disk must have before each start.
 
   Raises:
-    ValueError: many failures in a row.
+    ValueError: many failures in a row, or too little space.
   """
   progress = clock.Progress(len(todo))
   counts, in_a_row, waiting = dict(done=0, long=0, failed=0), 0, iter(todo)
@@ -239,7 +303,8 @@ def download(todo, downloader, manifest, archive, *, jobs=4, sleep=0.0) -> tuple
       e = _cause(e)
       kind = "long" if isinstance(e, TooLongError) else "failed"
       row = entry | dict.fromkeys(("sha256", "bytes", "path")) | dict(error=_reason(e))
-      row["secs"] = getattr(e, "secs", entry["secs"])
+      if kind == "long":
+        row |= dict(secs=e.secs, cap_secs=e.cap)
       progress.message(f"{entry['id']}: {row['error']}")
     manifest.add(row)
     if kind == "done":
@@ -255,9 +320,14 @@ def download(todo, downloader, manifest, archive, *, jobs=4, sleep=0.0) -> tuple
       )
 
   with ThreadPoolExecutor(jobs) as pool:
-    running = {}
+    running, full = {}, None
     try:
       for entry in waiting:
+        try:
+          check_space(downloader.output, min_free)
+        except ValueError as e:
+          full = e
+          break
         running[pool.submit(downloader, entry)] = entry
         if sleep:
           time.sleep(sleep)
@@ -267,6 +337,8 @@ def download(todo, downloader, manifest, archive, *, jobs=4, sleep=0.0) -> tuple
       while running:
         for future in wait(running, return_when=FIRST_COMPLETED).done:
           finish(running.pop(future), future)
+      if full:
+        raise full
     except BaseException:
       downloader.stop.set()
       pool.shutdown(cancel_futures=True)
@@ -286,18 +358,19 @@ def plan(listed, output, *, limit, max_secs) -> tuple[list[dict], int]:
     if row.get("path") and (output / row["path"]).is_file():
       done.add(name)
     # A cap that was raised since lets them through.
-    if str(row.get("error")).startswith(_TOO_LONG) and row["secs"] > max_secs:
-      done.add(name)
+    if str(row.get("error")).startswith(_TOO_LONG):
+      longer = row["secs"] > max_secs if row["secs"] else max_secs <= row["cap_secs"]
+      done |= {name} if longer else set()
   wanted = listed[:limit] if limit else listed
   todo = [e for e in wanted if e["id"] not in done]
   return todo, len(wanted) - len(todo)
 
 
-def _rate(text):
-  found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text)
+def _bytes(text):
+  found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgG]?)", text)
   if not found or not float(found.group(1)):
-    raise argparse.ArgumentTypeError(f"expected bytes a second such as 500k or 2M, got {text!r}")
-  return float(found.group(1)) * {"": 1, "k": 1e3, "m": 1e6}[found.group(2).lower()]
+    raise argparse.ArgumentTypeError(f"expected bytes such as 500k, 2M or 1G, got {text!r}")
+  return float(found.group(1)) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found.group(2).lower()]
 
 
 def _positive(text):
@@ -318,15 +391,23 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--format", choices=("mp3", "native"), default="mp3", help="mp3 needs ffmpeg")
   p.add_argument("--limit", type=_positive, help="only the first N of the list")
   p.add_argument("--jobs", type=_positive, default=4, help="downloads at a time (default 4)")
-  p.add_argument("--rate", type=_rate, help="bytes a second of all downloads together: 500k, 2M")
+  p.add_argument("--rate", type=_bytes, help="bytes a second of all downloads together: 500k, 2M")
   p.add_argument("--sleep", type=float, default=0.0, help="seconds between two starts")
   p.add_argument("--max-mins", type=float, default=30.0, help="length cap (default 30)")
+  p.add_argument(
+    "--min-free", type=_bytes, default="2G", metavar="BYTES",
+    help="ends before the disk has less (default %(default)s)",
+  )  # fmt: skip
+  p.add_argument(
+    "--any-site", action="store_true",
+    help="also addresses that are not of YouTube, local ones among them",
+  )  # fmt: skip
   p.add_argument("--retries", type=int, default=3, help="of one recording (default 3)")
   p.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
   p.add_argument("--refresh", action="store_true", help="fetch the list anew")
   p.add_argument("--repo", default=REPO, help="another list of this kind (default %(default)s)")
   p.add_argument("--endpoint", help="of the hub (default: HF_ENDPOINT, else huggingface.co)")
-  # For tests and mirrors: where the audio of an id lies, in place of the list's own url.
+  # For tests and mirrors, with --any-site: where the audio of an id lies, in place of its url.
   p.add_argument("--url-template", help=argparse.SUPPRESS)
   return p
 
@@ -373,12 +454,14 @@ def _run(flags) -> int:
     return 0
   rate = flags.rate / flags.jobs if flags.rate else None
   downloader = Downloader(
-    output, format=flags.format, max_secs=cap, rate=rate, retries=flags.retries
-  )
+    output, format=flags.format, max_secs=cap, rate=rate, retries=flags.retries,
+    any_site=flags.any_site,
+  )  # fmt: skip
   with manifests.Appender(output / "manifest.jsonl", key="id") as manifest:
     good, long, bad = download(
-      todo, downloader, manifest, output / "archive.txt", jobs=flags.jobs, sleep=flags.sleep
-    )
+      todo, downloader, manifest, output / "archive.txt", jobs=flags.jobs, sleep=flags.sleep,
+      min_free=flags.min_free,
+    )  # fmt: skip
   print(f"{good} fetched, {long} too long, {bad} failed; see {output / 'manifest.jsonl'}")
   if bad:
     rows = manifests.read(output / "manifest.jsonl")

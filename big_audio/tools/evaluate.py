@@ -7,8 +7,9 @@ RUNS are workdirs (their latest checkpoint), workdir:step, or folders of workdir
 sweep. The evaluators are those of each run's own config; those that write samples run only if named
 by --only. Settings of the config are changed by --config.evals.distance.limit=64 and the like.
 
-OUT.json and OUT.csv grow with every evaluator, and what they hold is not computed again. Which
-split of the data was seen is a column; the training split is told loudly.
+OUT.json and OUT.csv grow with every evaluator, and what they hold is not computed again, unless the
+checkpoint (or that of a run that judges it) holds other numbers than it did. Which splits of the
+data were seen is a column; data that the run was trained on are told loudly.
 """
 
 import argparse
@@ -28,27 +29,50 @@ from big_audio import config as C
 from big_audio.tools import manifests, runs
 
 FIRST = ("workdir", "step", "evaluator", "type", "split", "row", "nfe", "ema", "dtype")
+UNAVAILABLE = "unavailable"  # the row of evaluators for measures whose package is missing
+
+
+def data_sets(data: Mapping) -> list[Mapping]:
+  """The data sets of an evaluator or of a run's input: `data` itself, or all of {name: data}."""
+  nested = [v for v in data.values() if isinstance(v, Mapping)]
+  if "source" in data or not nested:
+    return [data]
+  return [s for v in nested for s in data_sets(v)]
 
 
 def split_of(data: Mapping) -> str:
-  """The split of an evaluator's data set, or "(none)" for a source that has no splits."""
-  return str(data.get("split") or "(none)")
+  """The splits of an evaluator's data, "test" or "test+validation"; "(none)" for a source without.
+
+  Args:
+    data: see `data_sets`.
+  """
+  return "+".join(dict.fromkeys(str(s.get("split") or "(none)") for s in data_sets(data)))
+
+
+def _with_split(data, split):
+  if data_sets(data) == [data]:
+    return {**data, "split": split}
+  out = {}  # sets that differed in the split alone are one now
+  for name, inner in data.items():
+    if (inner := _with_split(inner, split)) not in out.values():
+      out[name] = inner
+  return out
 
 
 def changed(name: str, cfg: Mapping, *, nfe=(), split: str | None = None) -> dict:
   """An evaluator's config with other numbers of evaluations and another split.
 
   Raises:
-    ValueError: the data set has no split to change.
+    ValueError: a data set has no split to change.
   """
   cfg = C.to_dict(cfg)
   if split is not None:
-    if "split" not in cfg.get("data", {}):
+    if any("split" not in s for s in data_sets(cfg.get("data", {}))):
       raise ValueError(
         f"config.evals.{name}.data has no split; name its files with "
         f"--config.evals.{name}.data.KEY=VALUE instead of --split."
       )
-    cfg["data"] = {**cfg["data"], "split": split}
+    cfg["data"] = _with_split(cfg["data"], split)
   if nfe:
     if "nfe" in cfg:
       cfg["nfe"] = list(nfe) if isinstance(cfg["nfe"], list) else nfe[0]
@@ -60,12 +84,16 @@ def changed(name: str, cfg: Mapping, *, nfe=(), split: str | None = None) -> dic
 def rows_of(values: Iterable[tuple[str, float]]) -> dict[str, dict[str, float]]:
   """{row: {measure: value}} of what an evaluator yields: "nfe1/mel" is mel of the row nfe1.
 
-  Values of the machine, such as "z/nfe1/rtf", stand beside the others.
+  Values of the machine, such as "z/nfe1/rtf", stand beside the others. A measure whose package is
+  missing ("unavailable/pesq_nb") has the value "unavailable" in every row.
   """
   out = {}
   for name, value in values:
     row, _, measure = name.removeprefix("z/").rpartition("/")
     out.setdefault(row, {})[measure] = value if isinstance(value, str) else float(value)
+  for measure in out.pop(UNAVAILABLE, {}):
+    for row in [r for r in out if r] or [""]:
+      out.setdefault(row, {}).setdefault(measure, UNAVAILABLE)
   return out
 
 
@@ -109,13 +137,14 @@ class Evaluation:
     self, workdir, step=None, *, overrides=(), ema=True, dtype=None, nfe=(), split=None, only=(),
     scratch=".",
   ):  # fmt: skip
-    from big_audio import inference
+    from big_audio import inference, trees
 
     config = C.load(os.path.join(workdir, "config.json"), overrides)
     if dtype:
       config = with_dtype(config, dtype)
     spec = workdir if step is None else f"{workdir}:{step}"
     self.runner = inference.open_workdir(spec, ema=ema, config=config)
+    self._content = trees.sha256(self.runner.variables)
     self._facts = dict(ema=ema, dtype=dtype or "as trained")
     for name in only:
       C.pick("--only", config.evals, name)
@@ -125,10 +154,30 @@ class Evaluation:
     self.workdir = workdir
 
   def key(self, name: str) -> str:
-    """What identifies the rows of an evaluator: equal keys, equal rows."""
+    """What identifies the rows of an evaluator: equal keys and contents, equal rows."""
     parts = [os.path.abspath(self.workdir), self.runner.step, name, self.configs[name], self._facts]
     parts.append(C.to_dict(self.runner.config.models))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+  def content(self, name: str) -> str:
+    """A digest of all parameters that an evaluator's rows depend on: the run's and its judges'.
+
+    A workdir that was trained anew to the same step has another one.
+    """
+    from big_audio import checkpoint, inference, trees
+
+    found = [self._content]
+    for _, spec in sorted((self.configs[name].get("aux") or {}).items()):
+      workdir, step = inference.parse_spec(spec.rpartition(":")[0])
+      found.append(trees.sha256(checkpoint.load_arrays(workdir, step)[1]))
+    return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
+
+  def trained_on(self, name: str) -> bool:
+    """Whether an evaluator's data holds data that the run was trained on, as far as names tell."""
+    bare = lambda s: {k: v for k, v in s.items() if k not in ("pp", "weight")}
+    seen = [bare(s) for s in data_sets(C.to_dict(self.runner.config.input.data))]
+    mine = data_sets(self.configs[name]["data"])
+    return any(s.get("split") == "train" or bare(s) in seen for s in mine)
 
   def facts(self, name: str) -> dict:
     """The columns that all rows of an evaluator share."""
@@ -136,7 +185,7 @@ class Evaluation:
     return dict(
       workdir=self.workdir, step=self.runner.step, evaluator=name, type=cfg["type"],
       split=split_of(cfg["data"]), **self._facts, key=self.key(name),
-      settings=runs.settings(self.workdir),
+      checkpoint=self.content(name), settings=runs.settings(self.workdir),
     )  # fmt: skip
 
   def run(self, name: str) -> list[dict]:
@@ -254,14 +303,15 @@ def evaluate(specs, out, *, all_steps=False, again=False, **kw) -> int:
       write(out, rows)
       continue
     for name in run.configs:
-      facts = run.facts(name)
-      if facts["split"] == "train" and (workdir, name) not in told:
+      if run.trained_on(name) and (workdir, name) not in told:
         told.add((workdir, name))
         progress.message(f"{workdir} {name}: evaluated on data that it was TRAINED on")
-      if not again and any(r.get("key") == facts["key"] for r in rows):
-        continue
-      rows = [r for r in rows if r.get("key") != facts["key"]]
       try:
+        facts = run.facts(name)
+        old = [r for r in rows if r.get("key") == facts["key"]]
+        if not again and any(r.get("checkpoint") == facts["checkpoint"] for r in old):
+          continue
+        rows = [r for r in rows if r not in old]
         rows += run.run(name)
       except Exception as e:
         note(workdir, run.runner.step, name, e)

@@ -35,7 +35,7 @@ def series(records, x: str, y: str, lines, where=()) -> dict[str, list[tuple]]:
     from big_audio import config as C
 
     raise ValueError(f"no measure {y!r}. {C.nearest(y, measures)}")
-  drawn = [r for r in numbers if r["measure"] == y and r.get("row") not in results.CONTROLS]
+  drawn = [r for r in numbers if r["measure"] == y and not results.is_control(r)]
   drawn = results.where(drawn, where)
   if x in measures:
     drawn = [{**r, "settings": {**r["settings"], x: _beside(numbers, r, x)}} for r in drawn]

@@ -18,9 +18,9 @@ from absl import app, flags
 
 from big_audio import clock, metrics
 from big_audio.tools import report_page as page
+from big_audio.tools.evaluate import UNAVAILABLE
+from big_audio.tools.results import CONTROLS
 
-# Rows of an evaluator that bound the others: in the tables, but they would flatten the curves.
-_CONTROLS = ("identity", "zero", "zeros")
 _MIME = {".wav": "audio/wav", ".png": "image/png"}
 
 
@@ -71,13 +71,11 @@ def _numbers(groups):
   for group, leaves in groups.items():
     if group == "z":
       continue
-    series = sorted({s for by_series in leaves.values() for s in by_series}, key=_natural)
+    there = {s for by_series in leaves.values() for s in by_series}
+    series = sorted(there - {UNAVAILABLE}, key=_natural)
     if len(series) > 1 and group != "train":
       step = max(p[-1][0] for by_series in leaves.values() for p in by_series.values())
-      rows = [
-        [s or "-", *(page.number(leaves[m][s][-1][1]) if s in leaves[m] else "" for m in leaves)]
-        for s in series
-      ]
+      rows = [[s or "-", *(_cell(by_series, s) for by_series in leaves.values())] for s in series]
       out.append(f"<h3>{page.text(group)}, step {step}</h3>" + page.table(["", *leaves], rows))
       continue
     for leaf, by_series in leaves.items():
@@ -85,10 +83,20 @@ def _numbers(groups):
         values = [v for _, v in points]
         name = "/".join(x for x in (group if group != "run" else "", s, leaf) if x)
         step, last = points[-1]
+        if s == UNAVAILABLE:  # in place of a value, where an evaluator has one row only
+          flat.append([name.replace(f"{s}/", ""), UNAVAILABLE, str(step), "", ""])
+          continue
         flat.append([name, *map(page.number, (last, step, min(values), max(values)))])
   if flat:
     out.insert(0, page.table(["metric", "last", "at step", "min", "max"], flat))
   return "".join(out)
+
+
+def _cell(by_series, s):
+  """The last value of a row; "unavailable" for a measure whose package is missing."""
+  if s in by_series:
+    return page.number(by_series[s][-1][1])
+  return UNAVAILABLE if UNAVAILABLE in by_series and s else ""
 
 
 def _curves(groups):
@@ -96,13 +104,15 @@ def _curves(groups):
   for group, leaves in groups.items():
     charts = ""
     for leaf, by_series in leaves.items():
-      names = sorted(by_series, key=_natural)
-      drawn = [s for s in names if s not in _CONTROLS] or names
+      names = sorted(by_series.keys() - {UNAVAILABLE}, key=_natural)
+      if not names:
+        continue
+      drawn = [s for s in names if s not in CONTROLS] or names  # controls would flatten the curves
       title = f"{names[0]}/{leaf}" if len(names) == 1 and names[0] else leaf
       charts += page.chart(title, [(s, by_series[s]) for s in drawn])
     grid = f"<div class=grid>{charts}</div>"
-    if any(s in _CONTROLS for by_series in leaves.values() for s in by_series):
-      grid += f"<p class=dim>Not drawn, see the table: {', '.join(_CONTROLS[:2])}.</p>"
+    if hidden := [c for c in CONTROLS if any(c in by_series for by_series in leaves.values())]:
+      grid += f"<p class=dim>Not drawn, see the table: {', '.join(hidden)}.</p>"
     if group == "z":  # about the machine, not about the model
       out.append(f"<details><summary>z: clock, speed and memory</summary>{grid}</details>")
     else:

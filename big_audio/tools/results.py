@@ -9,6 +9,7 @@ of each metric) and folders of workdirs such as a sweep's.
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,15 +20,20 @@ from big_audio.tools import evaluate, manifests, runs
 
 OWN = ("run", "step", "evaluator", "split", "row", "nfe", "ema", "dtype", "measure")
 SEEDS = ("seed", "config.seed")  # runs that differ in these alone are repetitions
-CONTROLS = ("identity", "zero", "zeros", "silence", "floor", "real")
+# Rows that no model made, of audio_distance, image_distance and frechet.
+CONTROLS = ("identity", "zero", "mean", "unrelated", "real")
 HIGHER = (
-  "si_sdr", "pesq", "pesq_nb", "pesq_wb", "stoi", "estoi", "visqol", "psnr", "ssim", "accuracy",
-  "balanced_accuracy", "precision", "recall", "density", "coverage", "perplexity", "usage",
+  "si_sdr", "pesq_nb", "pesq_wb", "stoi", "estoi", "visqol_speech", "visqol_audio", "psnr", "ssim",
+  "accuracy", "balanced_accuracy", "precision", "recall", "density", "coverage", "perplexity",
+  "usage", "code_perplexity", "code_usage",
 )  # fmt: skip
 LOWER = (
-  "mel", "dac_mel", "dac_train_mel", "dac_stft", "lsd", "stft", "mr_stft", "mse", "ae_mse", "mae",
-  "loss", "fd", "fid", "kid", "frechet", "kernel", "rtf",
+  "mel", "dac_mel", "dac_train_mel", "dac_stft", "lsd", "mr_stft", "mse", "ae_mse", "loss", "fd",
+  "kid", "coded_bits", "coded_bits_given_previous", "rtf_enc", "rtf_dec", "rtf_encode", "rtf_ae",
 )  # fmt: skip
+# Names that hold a number of evaluations or a generation.
+HIGHER_LIKE = re.compile(r"gen\d+_same_codes")
+LOWER_LIKE = re.compile(r"rtf_nfe\d+|gen\d+|(?:nfe\d+|ae)_to_original")
 
 
 def load(sources: Iterable[str]) -> list[dict]:
@@ -69,15 +75,31 @@ def _from_workdir(workdir):
     latest.update({k: (row["step"], v) for k, v in row.items() if k.startswith("val/")})
   splits = runs.value(workdir, "config.evals", {}) or {}
   settings, out = runs.settings(workdir), []
-  for name, (step, value) in latest.items():
-    _, evaluator, *rest = name.split("/")
-    row, measure = "/".join(rest[:-1]), rest[-1] if rest else evaluator
+  for (evaluator, row, measure), (step, value) in _placed(latest).items():
     data = splits.get(evaluator, {}).get("data", {})
     out.append(dict(
       run=os.path.basename(workdir), workdir=workdir, step=step, evaluator=evaluator, row=row,
       split=evaluate.split_of(data), nfe=evaluate.nfe_of(row), measure=measure, value=value,
       settings=settings,
     ))  # fmt: skip
+  return out
+
+
+def _placed(latest):
+  """{(evaluator, row, measure): (step, value)} of {"val/evaluator/row/measure": the same}.
+
+  A measure whose package is missing stands as "unavailable" in every row of its evaluator.
+  """
+  out, missing = {}, {}
+  for name, found in latest.items():
+    _, evaluator, *rest = name.split("/")
+    row, measure = "/".join(rest[:-1]), rest[-1] if rest else evaluator
+    (missing if row == evaluate.UNAVAILABLE else out)[evaluator, row, measure] = found
+  for (evaluator, _, measure), (step, _) in missing.items():
+    for row in {r for e, r, _ in out if e == evaluator and r} or {""}:
+      at = evaluator, row, measure
+      if at not in out or out[at][0] < step:
+        out[at] = step, evaluate.UNAVAILABLE
   return out
 
 
@@ -183,7 +205,14 @@ def summary(values: Sequence[float | str]) -> dict:
   )  # fmt: skip
 
 
+def is_control(record: dict) -> bool:
+  """Whether a number is of a row such as "identity" or "mean", which no model made."""
+  return record.get("row") in CONTROLS
+
+
 def better(measure: str) -> str:
-  """ "min", "max" or "none" for a measure by its name."""
-  leaf = measure.rsplit("/", 1)[-1]
-  return "max" if leaf in HIGHER else "min" if leaf in LOWER else "none"
+  """ "min", "max" or "none" for a measure by its name; that over halves is like that over all."""
+  leaf = measure.rsplit("/", 1)[-1].removesuffix("_half")
+  if leaf in HIGHER or HIGHER_LIKE.fullmatch(leaf):
+    return "max"
+  return "min" if leaf in LOWER or LOWER_LIKE.fullmatch(leaf) else "none"

@@ -48,10 +48,12 @@ class Table:
       raise ValueError("no run has left a number.")
     results.check_keys(found, keys)
     self.keys_of_rows, self.keys_of_columns, self.digits = list(rows), list(columns), digits
-    self.cells, self._measures = {}, {}
+    self.cells, self._measures, self._controls = {}, {}, set()
     for at, members in results.groups(found, keys).items():
       self.cells[at] = results.summary([m["value"] for m in members])
       self._measures[at] = members[0]["measure"]
+      if results.is_control(members[0]):
+        self._controls.add(at)
     n = len(rows)
     # A run without numbers takes every cell of its place that is empty.
     columns_there = list(dict.fromkeys(at[n:] for at in self.cells))
@@ -74,8 +76,7 @@ class Table:
     found = []
     for row in self.rows:
       cell = self.cells.get((*row, *column))
-      control = any(str(v) in results.CONTROLS for v in (*row, *column))
-      if cell and cell["median"] is not None and not control:
+      if cell and cell["median"] is not None and (*row, *column) not in self._controls:
         found.append((cell["median"], self._measures[(*row, *column)]))
     measures = {m for _, m in found}
     way = results.better(next(iter(measures))) if best == "auto" and len(measures) == 1 else best
@@ -95,7 +96,8 @@ class Table:
       return MISSING, False
     if c["median"] is None:
       return c["text"], False
-    text, bold = self.show(c["median"]), self.show(c["median"]) == self._best[column]
+    text = self.show(c["median"])
+    bold = text == self._best[column] and (*row, *column) not in self._controls
     if c["of"] > 1:
       text += f" [{self.show(c['low'])}, {self.show(c['high'])}]"
       if c["n"] < c["of"]:

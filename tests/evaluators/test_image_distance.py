@@ -85,6 +85,25 @@ def test_rows_are_of_pairs():
   assert got["ae/psnr"] > turned["ae/psnr"] + 10
 
 
+@pytest.mark.parametrize("batch_size, limit", [(4, 6), (4, 5), (1, 3), (8, 5)])
+def test_controls_compare_no_item_with_itself(batch_size, limit):
+  """The last batch is padded with its last item, and may hold one item only."""
+  got = run(batch_size=batch_size, limit=limit, nfe=(1,), measures=("mse",))
+  with input_pipeline.eval_batches(DIGITS, batch_size=limit) as batches:
+    x = np.asarray(next(batches)["image"])[:limit]
+  batches = [x[i : i + batch_size] for i in range(0, limit, batch_size)]
+  several = [b for b in batches if len(b) > 1]
+  assert got["items"] == limit and got["alone"] == sum(len(b) == 1 for b in batches)
+  mse = lambda a, b: np.mean((a - b) ** 2, axis=(1, 2, 3))
+  if not several:
+    assert not any(k.startswith(("mean/", "unrelated/")) for k in got)
+    return
+  want = np.concatenate([mse(np.roll(b, 1, axis=0), b) for b in several])
+  assert got["unrelated/mse"] == pytest.approx(float(want.mean()), rel=1e-4) and want.min() > 0.05
+  want = np.concatenate([mse(b.mean(0), b) for b in several])
+  assert got["mean/mse"] == pytest.approx(float(want.mean()), rel=1e-4)
+
+
 def test_errors():
   with pytest.raises(ValueError, match='Did you mean "ssim"'):
     run(measures=("sim",))

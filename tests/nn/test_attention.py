@@ -1,3 +1,5 @@
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -43,16 +45,47 @@ def test_blocks_equal_the_whole_matrix(window):
   assert np.isfinite(got).all()
 
 
-def test_prefix():
-  """Frames see the prefix without positions; under a window the prefix sees itself alone."""
-  q, k, v = QKV
+def with_prefix(q, k, v, prefix, mask, window):
+  """Softmax attention in float64, one query at a time: only frame to frame has positions."""
+  b, length, heads, dim = q.shape
+  rotate = lambda x: np.concatenate([x[:, :prefix], A.rope(x[:, prefix:])], axis=1)
+  turned = [np.asarray(rotate(x), np.float64) for x in (q, k)]
+  plain = [np.asarray(x, np.float64) for x in (q, k)]
+  out = np.zeros(q.shape)
+  for n, i, h in itertools.product(range(b), range(length), range(heads)):
+    logits, values = [], []
+    for j in range(length):
+      frames = i >= prefix and j >= prefix
+      if j >= prefix and not mask[n, j - prefix]:
+        continue
+      if window is not None and j >= prefix and (not frames or abs(i - j) > window):
+        continue
+      x, y = turned if frames else plain
+      logits.append(x[n, i, h] @ y[n, j, h] / np.sqrt(dim))
+      values.append(v[n, j, h])
+    w = np.exp(np.array(logits) - max(logits))
+    out[n, i, h] = (w / w.sum()) @ np.array(values, np.float64)
+  return out
+
+
+@pytest.mark.parametrize("prefix, window", [(1, None), (3, None), (3, 1), (1, 4), (3, 20)])
+def test_a_prefix_by_the_definition(prefix, window):
+  """Frames see all of the prefix; under a window the prefix sees itself alone."""
+  mask = np.ones((2, 13 - prefix), bool)
+  mask[1, 4], mask[1, -3:] = False, False
+  got = jax.jit(lambda *x: A.attend(*x, prefix=prefix, window=window, mask=mask))(*QKV)
+  want = with_prefix(*QKV, prefix, mask, window)
+  seen = np.concatenate([np.ones((2, prefix), bool), mask], axis=1)
+  np.testing.assert_allclose(np.asarray(got)[seen], want[seen], atol=1e-5)
+  assert np.isfinite(got).all()
+  if prefix == 3:  # without a mask all frames are seen
+    got = jax.jit(lambda *x: A.attend(*x, prefix=prefix, window=window))(*QKV)
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+
+
+def test_nothing_depends_on_absolute_positions_behind_a_prefix():
   p = 3
-  frames = by_hand(q[:, p:], k[:, :p], v[:, :p], np.ones((10, p), bool))  # shapes only
-  got = A.attend(q, k, v, prefix=p, window=2)
-  np.testing.assert_allclose(
-    got[:, :p], by_hand(q[:, :p], k[:, :p], v[:, :p], np.ones((p, p), bool)), atol=1e-5
-  )
-  assert got[:, p:].shape == frames.shape
+  got = A.attend(*QKV, prefix=p, window=2)
   # Moving all frames by one place moves the outputs: nothing depends on absolute positions.
   shift = lambda x: np.concatenate([x[:, :p], x[:, p + 1 :]], axis=1)
   moved = A.attend(*(shift(x) for x in QKV), prefix=p, window=2)

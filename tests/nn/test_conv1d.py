@@ -133,29 +133,6 @@ def test_compute_type():
   assert net.apply(params, x).dtype == jnp.bfloat16
 
 
-def test_patches():
-  x = _x(2, 12, 4)
-  down, up = C.PatchDown(6, 3), C.PatchUp(5, 3)
-  p = down.init(jax.random.key(0), x)
-  y = down.apply(p, x)
-  assert y.shape == (2, 4, 6)
-  kernel = p["params"]["dense"]["kernel"]
-  np.testing.assert_allclose(y[1, 2], x[1, 6:9].reshape(-1) @ kernel, atol=1e-5)
-  q = up.init(jax.random.key(0), y)
-  z = up.apply(q, y)
-  assert z.shape == (2, 12, 5)
-  kernel = q["params"]["dense"]["kernel"]
-  np.testing.assert_allclose(z[1, 6:9].reshape(-1), y[1, 2] @ kernel, atol=1e-5)
-  mask = np.arange(12)[None] < np.array([[7], [12]])
-  np.testing.assert_array_equal(C.mask_down(mask, 3), [[1, 1, 1, 0], [1, 1, 1, 1]])
-  garbage = np.where(mask[..., None], x, 1e3)
-  np.testing.assert_allclose(
-    down.apply(p, garbage, mask), down.apply(p, np.where(mask[..., None], x, 0)), atol=1e-5
-  )
-  with pytest.raises(ValueError, match=r"12 frames are not a multiple of stride 5. Pad to 15"):
-    C.PatchDown(6, 5).init(jax.random.key(0), x)
-
-
 def test_errors():
   x = _x(1, 8, 4)
   with pytest.raises(ValueError, match="odd kernel, got 4"):

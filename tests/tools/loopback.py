@@ -17,10 +17,12 @@ class Server:
     requests: [(method, path, Range header or None)] in order.
     stall: {path: bytes after which an answer stops until `release` is set}.
     refuse: {path: status}.
+    chunked: paths whose answers do not tell their length.
   """
 
   def __init__(self):
     self.files, self.table, self.requests, self.stall, self.refuse = {}, {}, [], {}, {}
+    self.chunked = set()
     self.stalled, self.release = threading.Event(), threading.Event()
     owner = self
 
@@ -38,6 +40,7 @@ class Server:
 
     self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     self._http.daemon_threads = True
+    self._http.handle_error = lambda *_: None  # a client that goes away is no news
     self.url = f"http://127.0.0.1:{self._http.server_port}"
     threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
@@ -75,7 +78,11 @@ class Server:
     h.send_response(206 if first else status)
     if first:
       h.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
-    h.send_header("Content-Length", str(len(data) - first))
+    if path in self.chunked:  # the end of the connection is the end of the file
+      h.close_connection = True
+      h.send_header("Connection", "close")
+    else:
+      h.send_header("Content-Length", str(len(data) - first))
     h.send_header("Content-Type", kind)
     h.send_header("Accept-Ranges", "bytes")
     for k, v in extra.items():

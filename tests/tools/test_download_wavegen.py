@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +49,7 @@ def run(server, out, *flags):
   """(exit status, manifest by id)"""
   argv = ["--repo", "own/list", "--endpoint", server.url, "--format", "native", "--retries", "0"]
   argv += ["--output-dir", str(out), "--url-template", server.url + "/a/{id}.wav", *flags]
+  argv += ["--any-site", "--min-free", "1k"]
   status = 0
   try:
     download_wavegen.main(argv)
@@ -95,13 +97,101 @@ def test_good_missing_too_long_and_duplicate(server, tmp_path, capsys):
   assert rows["long"]["error"] is None and rows["long"]["secs"] == 2.0
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_file_that_is_too_large_for_the_cap(server, tmp_path, monkeypatch, told):
+  """A length that no one tells: the bytes end it, before or in the middle of the download."""
+  monkeypatch.setattr(download_wavegen, "_BYTES_A_SEC", 20_000)
+  server.files = {"/a/large.wav": wav(60), "/a/fits.wav": wav(1.0)}
+  server.chunked = set() if told else {"/a/large.wav"}
+  written, hook = set(), yt_dlp.downloader.FileDownloader._hook_progress
+  spy = lambda self, state, info: (written.add(info["id"]), hook(self, state, info))
+  monkeypatch.setattr(yt_dlp.downloader.FileDownloader, "_hook_progress", spy)
+  table(server, [dict(video_id="large"), dict(video_id="fits")])
+  status, rows = run(server, tmp_path, "--max-mins", str(2 / 60))
+  error = "too long: larger than max_filesize, 0.04 MB (20 kB a second), the cap is 2 s"
+  assert status == 0 and rows["large"]["error"] == error and rows["large"]["path"] is None
+  assert rows["fits"]["error"] is None and not list((tmp_path / ".parts").iterdir())
+  assert written == ({"fits"} if told else {"fits", "large"})
+  # Known from now on, unless the cap is raised.
+  server.requests.clear()
+  run(server, tmp_path, "--max-mins", str(1 / 60))
+  assert not server.requests
+  _, rows = run(server, tmp_path, "--max-mins", "2")
+  assert rows["large"]["error"] is None and rows["large"]["secs"] == 60
+
+
+def test_a_disk_that_is_nearly_full(server, tmp_path, monkeypatch):
+  server.files = {f"/a/{i}.wav": wav(seed=i) for i in range(4)}
+  table(server, [dict(video_id=str(i)) for i in range(4)])
+  free = iter([3e9, 3e9, 1e9])
+  usage = lambda folder: SimpleNamespace(free=next(free) if folder == tmp_path else 1e12)
+  monkeypatch.setattr(shutil, "disk_usage", usage)
+  argv = ["--repo", "own/list", "--endpoint", server.url, "--format", "native", "--any-site"]
+  argv += ["--output-dir", str(tmp_path), "--url-template", server.url + "/a/{id}.wav"]
+  with pytest.raises(SystemExit) as e:
+    download_wavegen.main([*argv, "--jobs", "4"])
+  assert "1 GB free, less than the 2 GB of --min-free" in str(e.value)
+  rows = manifests.read(tmp_path / "manifest.jsonl")
+  assert sorted(r["id"] for r in rows) == ["0", "1"] and not any(r["error"] for r in rows)
+  monkeypatch.undo()
+  loopback.forbid_the_world(monkeypatch)
+  assert run(server, tmp_path)[0] == 0
+
+
+def test_other_sites_are_refused(server, tmp_path):
+  """The list is by someone else: it must not choose what this machine connects to."""
+  for url in ("https://www.youtube.com/watch?v=abcdefghijk", "http://youtu.be/abcdefghijk",
+              "https://music.youtube.com/watch?v=a&list=b", "https://YouTube.com"):  # fmt: skip
+    assert download_wavegen.is_youtube(url), url
+  for url in (server.url + "/a/x.wav", "http://localhost/", "http://[::1]/", "http://169.254.1.1/",
+              "https://youtube.com.evil.org/", "https://evilyoutube.com/", "https://youtube.com@a.b",
+              "http://a.b\\@youtube.com/", "http://youtube.com:22/", "https://youtube.com/ x",
+              "https://youtube.com/#@a.b", "file://youtube.com/etc/passwd",
+              "https://youtube.com\n.a.b/"):  # fmt: skip
+    assert not download_wavegen.is_youtube(url), url
+  server.files = {"/a/x.wav": wav()}
+  table(server, [dict(video_id="x", url=server.url + "/a/x.wav")])
+  argv = ["--repo", "own/list", "--endpoint", server.url, "--format", "native"]
+  argv += ["--output-dir", str(tmp_path), "--min-free", "1k"]
+  with pytest.raises(SystemExit):
+    download_wavegen.main(argv)
+  (row,) = manifests.read(tmp_path / "manifest.jsonl")
+  assert "not of YouTube; --any-site" in row["error"] and "/a/x.wav" not in server.paths()
+  # Nor may an address of YouTube lead elsewhere: no other extractor is there.
+  seen = {}
+  real = yt_dlp.YoutubeDL
+
+  def spy(options):
+    seen.update(options)
+    ydl = real(options)
+    seen["names"] = set(ydl._ies)
+    return ydl
+
+  with pytest.MonkeyPatch.context() as m:
+    m.setattr(yt_dlp, "YoutubeDL", spy)
+    row = dict(id="y", url="https://www.youtube.com/redirect?q=" + server.url, secs=None)
+    with pytest.raises(Exception, match="No suitable extractor"):
+      download_wavegen.Downloader(tmp_path, format="native")(row)
+  assert seen["names"] == {"Youtube"}
+  download_wavegen.main([*argv, "--any-site"])
+  assert manifests.read(tmp_path / "manifest.jsonl")[0]["path"] == "audio/x.wav"
+
+
 def test_killed_in_the_middle_of_a_file(server, tmp_path):
   server.files = {"/a/first.wav": wav(seed=1), "/a/big.wav": wav(20, seed=2)}
   table(server, [dict(video_id="first"), dict(video_id="big")])
   server.stall = {"/a/big.wav": 200_000}
   argv = [sys.executable, "-m", "big_audio.tools.download_wavegen", "--repo", "own/list"]
   argv += ["--endpoint", server.url, "--format", "native", "--output-dir", str(tmp_path)]
-  argv += ["--url-template", server.url + "/a/{id}.wav", "--jobs", "1"]
+  argv += [
+    "--url-template",
+    server.url + "/a/{id}.wav",
+    "--jobs",
+    "1",
+    "--any-site",
+    "--min-free",
+    "1k",
+  ]
   process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
   part = tmp_path / ".parts" / "big"
   try:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -63,6 +64,66 @@ def test_the_numbers_of_the_loop_itself(root, tmp_path, capsys, monkeypatch):
   assert more[1]["split"] == "train" and more[1]["ema"] is False
   assert more[1]["values"]["ae_mse"] != rows[0]["values"]["ae_mse"]
   assert "TRAINED on" in capsys.readouterr().err
+
+
+def copy_of(root, folder, **val):
+  """A copy of the trained run whose stored evaluator has other arguments."""
+  shutil.copytree(root / "method=ae", folder)
+  config = json.loads((folder / "config.json").read_text())
+  config["evals"]["val"] |= val
+  (folder / "config.json").write_text(json.dumps(config))
+  return folder
+
+
+def test_a_workdir_trained_anew_is_evaluated_anew(root, tmp_path):
+  """The same step and config, other parameters: its own, or those of the run that judges."""
+  judge = tmp_path / "judge"
+  shutil.copytree(root / "method=ae", judge)
+  copy = copy_of(root, tmp_path / "r/run", aux={"embed": f"{judge}:reconstruct"})
+  status, before = run(tmp_path / "x", copy)
+  assert status == 0 and run(tmp_path / "x", copy) == (0, before)
+  other = tmp_path / "r/run/checkpoints/2"
+  for changed in (judge, copy):
+    shutil.rmtree(changed / "checkpoints/4")
+    shutil.copytree(other, changed / "checkpoints/4")
+    status, after = run(tmp_path / "x", copy)
+    assert status == 0 and len(after) == 1, "the numbers of before are gone"
+    assert after[0]["checkpoint"] != before[0]["checkpoint"] and after[0]["key"] == before[0]["key"]
+    same = after[0]["values"] == before[0]["values"]
+    assert same == (changed == judge)
+    before = after
+  # What is gone is told, and ends no other run.
+  shutil.rmtree(judge)
+  assert run(tmp_path / "x", copy, root / "method=ae")[0] == 1
+  assert [bool(r.get("error")) for r in evaluate.read(f"{tmp_path}/x.json")] == [False, True, False]
+
+
+def test_nested_data_sets(root, tmp_path, capsys):
+  sets = {s: dict(source="digits", split=s, pp="keep('image')") for s in ("validation", "test")}
+  assert evaluate.split_of(sets) == "validation+test"
+  got = evaluate.changed("p", dict(data=sets), split="validation")
+  assert got == dict(data=dict(validation=sets["validation"])), "each item once"
+  both = dict(a=sets["test"], b=dict(source="mnist", dir="d", split="train"))
+  got = evaluate.changed("p", dict(data=both), split="test")["data"]
+  assert got == dict(a=sets["test"], b=dict(source="mnist", dir="d", split="test"))
+  with pytest.raises(ValueError, match=r"config.evals.p.data has no split"):
+    evaluate.changed("p", dict(data=dict(a=sets["test"], b=dict(source="x"))), split="test")
+  # A real run: the part of the data that it was trained on is told, whatever it is called.
+  nested = {"a": sets["test"], "b": dict(sets["test"], split="train")}
+  copy = copy_of(root, tmp_path / "run", data=nested)
+  status, rows = run(tmp_path / "x", copy)
+  assert status == 0 and rows[0]["split"] == "test+train"
+  assert "TRAINED on" in capsys.readouterr().err
+  status, rows = run(tmp_path / "y", copy, "--split=test")
+  assert status == 0 and rows[0]["split"] == "test"
+  assert "TRAINED on" not in capsys.readouterr().err
+  config = C.load("configs/meanflow.py:data=digits,smoke,classifier=x")
+  run_ = SimpleNamespace(runner=SimpleNamespace(config=config), configs=dict(
+    mine=dict(data=dict(a=sets["test"], b=dict(source="digits", split="codec"))),
+    other=dict(data=dict(a=sets["test"], b=dict(source="digits", split="embed"))),
+  ))  # fmt: skip
+  assert evaluate.Evaluation.trained_on(run_, "mine")
+  assert not evaluate.Evaluation.trained_on(run_, "other")
 
 
 def test_folders_steps_and_a_run_that_cannot_be_read(root, tmp_path):

@@ -106,6 +106,24 @@ def test_numbers_are_the_last_ones_and_rows_are_side_by_side(tmp_path):
   assert ["nfe1", "5"] in cells and ["nfe2", "10"] in cells and ["identity", "inf"] in cells
 
 
+def test_a_missing_package_is_told_in_the_cells_of_its_measure(tmp_path):
+  w = metrics.MetricWriter(tmp_path)
+  w.step_start(1)
+  for name, value in (("kbps", 1.5), ("unavailable/pesq_nb", 1.0), ("mean/mel", 4.0),
+                      ("ae/mel", 2.0), ("nfe1/mel", 3.0)):  # fmt: skip
+    w.measure(f"val/d/{name}", value)
+  w.step_end()
+  w.close()
+  text = report.render(tmp_path)
+  cells = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in text.split("<tr>")]
+  at = next(c for c in cells if "pesq_nb" in c)
+  row = lambda name: dict(zip(at, next(c for c in cells if c and c[0] == name), strict=True))
+  assert row("nfe1")["pesq_nb"] == row("ae")["pesq_nb"] == "unavailable"
+  assert row("nfe1")["mel"] == "3" and row("-")["pesq_nb"] == "" and row("-")["kbps"] == "1.5"
+  assert not any(c and c[0] == "unavailable" for c in cells) and text.count("<svg") == 2
+  assert "Not drawn, see the table: mean." in text
+
+
 def test_a_budget_for_embedded_files(tmp_path):
   root = make_workdir(tmp_path)
   size = sum(p.stat().st_size for p in (root / "samples" / "500").iterdir())

@@ -118,6 +118,56 @@ def test_from_the_json_of_evaluate_with_unavailable_measures(tmp_path):
   assert cells[("c", "mel")] == "failed" == cells[("c", "pesq")]
 
 
+def test_a_missing_package_is_told_in_the_cells_of_its_measure(tmp_path):
+  found = {"kbps": 1.5, "ae/mel": 2.0, "nfe1/mel": 1.0, "unavailable/pesq_nb": 1.0}
+  workdir(tmp_path, "a", [{"step": 1, **{f"val/d/{k}": v for k, v in found.items()}}])
+  values = evaluate.rows_of(found.items())
+  assert values == {"": dict(kbps=1.5), "ae": dict(mel=2.0, pesq_nb="unavailable"),
+                    "nfe1": dict(mel=1.0, pesq_nb="unavailable")}  # fmt: skip
+  assert evaluate.rows_of([("unavailable/stoi", 1.0)]) == {"": dict(stoi="unavailable")}
+  t = Table(results.load([str(tmp_path)]), ["row"], ["measure"])
+  cells = {(r[0], c[0]): t.cell(r, c)[0] for r in t.rows for c in t.columns}
+  assert [r[0] for r in t.rows] == ["", "ae", "nfe1"]
+  assert cells[("ae", "pesq_nb")] == cells[("nfe1", "pesq_nb")] == "unavailable"
+  assert cells[("", "pesq_nb")] == "-" and cells[("", "kbps")] == "1.5"
+  # Installed since: the newer value stands.
+  workdir(tmp_path, "b", [
+    {"step": 1, "val/d/unavailable/pesq_nb": 1.0}, {"step": 2, "val/d/nfe1/pesq_nb": 3.0},
+  ])  # fmt: skip
+  (record,) = results.load([str(tmp_path / "b")])
+  assert (record["row"], record["step"], record["value"]) == ("nfe1", 2, 3.0)
+
+
+def test_controls_are_never_the_best(tmp_path):
+  rows = {"identity": 100, "mean": 30, "unrelated": 25, "real": 24, "zero": 23, "nfe1": 20, "ae": 9}
+  workdir(tmp_path, "a", [{"step": 1, **{f"val/mean/{k}/psnr": v for k, v in rows.items()}}])
+  t = Table(results.load([str(tmp_path)]), ["evaluator", "row"], ["measure"])
+  assert [r for r in t.rows if t.cell(r, ("psnr",))[1]] == [("mean", "nfe1")]
+  # One that shows the same number as the best is not bold either.
+  workdir(tmp_path / "b", "b", [{"step": 1, "val/d/mean/mse": 2, "val/d/ae/mse": 2,
+                                 "val/d/nfe1/mse": 3}])  # fmt: skip
+  t = Table(results.load([str(tmp_path / "b")]), ["row"], ["measure"])
+  assert [r for r in t.rows if t.cell(r, ("mse",))[1]] == [("ae",)]
+
+
+def test_directions_of_what_evaluators_measure():
+  from big_audio.evaluators import audio_distance, frechet, image_distance
+
+  lower = {"lsd", "mel", "dac_mel", "dac_train_mel", "dac_stft", "mr_stft", "mse", "fd", "kid"}
+  for module in (audio_distance, image_distance, frechet):
+    for m in set(module.MEASURES) - {"manifold"}:
+      assert results.better(f"nfe1/{m}") == ("min" if m in lower else "max"), m
+  for m in ("fd_half", "nfe1/kid_half", "codes/coded_bits", "coded_bits_given_previous", "rtf_enc",
+            "rtf_dec", "rtf_encode", "rtf_nfe2", "rtf_ae", "drift/nfe1/gen4",
+            "diversity/nfe1_to_original"):  # fmt: skip
+    assert results.better(m) == "min", m
+  for m in ("precision_half", "usage", "perplexity", "gen2_same_codes", "head/balanced_accuracy"):
+    assert results.better(m) == "max", m
+  for m in ("items", "kbps", "fd_half_std", "psnr_lo", "mel_hi", "rtf_batch", "tokens", "nfe1",
+            "nominal_bits", "class/3", "half", "_half", "fidelity"):  # fmt: skip
+    assert results.better(m) == "none", m
+
+
 def test_series_against_evaluations_and_bitrate(sweep, tmp_path, capsys):
   records = results.load([str(sweep)])
   found = plots.series(records, "nfe", "mel", ["method"], ["net=dit"])

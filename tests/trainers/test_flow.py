@@ -179,6 +179,20 @@ def test_an_untrained_net_that_predicts_the_data_returns_y():
                                   out["ae"])  # fmt: skip
 
 
+def test_the_sampler_gets_the_latents_of_its_items():
+  """From the same noise, other items come out as others, each at its own place."""
+  trainer, variables = make(net=dict(dim=16), method="mf", prior="standard")
+  rng = np.random.default_rng(1)
+  variables["params"] = jax.tree.map(
+    lambda p: p + 0.3 * rng.standard_normal(p.shape).astype("f4"), variables["params"]
+  )
+  draw = jax.jit(lambda x: trainer.reconstruct(variables, {"image": x}, KEY)["image"])
+  x = IMAGE["image"]
+  other = np.concatenate([x[:4], -x[4:]])
+  moved = np.abs(draw(x) - draw(other)).max((1, 2, 3))
+  assert moved[:4].max() < 1e-5 and moved[4:].min() > 1e-3
+
+
 def test_quantised_audio_tokens_have_a_true_rate():
   levels = [[4, 4], [5, 3]]
   trainer, variables = make(
