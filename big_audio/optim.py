@@ -13,6 +13,7 @@ updates that may be left out because their gradient is not finite. Learning rate
 of the step, so nothing about them needs to be restored.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -38,7 +39,9 @@ class Optimizer(NamedTuple):
 
   groups: parameter name -> group name ("" is the frozen group).
   init(params) -> optimizer state.
-  update(grads, opt_state, params, step, lr_scale) -> (params, opt_state, {norms}).
+  update(grads, opt_state, params, step, lr_scale, active) -> (params, opt_state, {norms}).
+  active(step) -> the groups that move at a step, for `update`: a group before its begin, or behind
+    an end at rate 0, costs nothing and keeps its state. None: all.
   lrs(step) -> {group name: learning rate}.
   ema(ema, params, step) -> ema, or None.
   ema_skip(name) -> True for parameters that have no average.
@@ -47,6 +50,7 @@ class Optimizer(NamedTuple):
   groups: dict[str, str]
   init: Callable
   update: Callable
+  active: Callable
   lrs: Callable
   ema: Callable | None
   ema_skip: Callable
@@ -75,8 +79,8 @@ def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[
         raise ValueError(f"{where}: {key} means nothing to kind={kind!r}; use cosine or linear.")
   if kind not in SCHEDULE_KINDS:
     raise ValueError(f"{where}: kind {kind!r} is unknown. {C.nearest(kind, SCHEDULE_KINDS)}")
-  dur = lambda n, d: C.steps(n, cfg, total_steps=total_steps, default=d, **units)
-  begin, end, warmup = dur("begin", 0), dur("end", total_steps), dur("warmup", 0)
+  begin, end = window(cfg, total_steps=total_steps, **units)
+  warmup = C.steps("warmup", cfg, total_steps=total_steps, default=0, **units)
   if not begin + warmup <= end:
     raise ValueError(
       f"{where}: begin {begin} + warm-up {warmup} lies behind the end {end} (steps)."
@@ -101,6 +105,12 @@ def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[
     return jnp.where(since < 0, 0.0, value)
 
   return multiplier
+
+
+def window(cfg: Mapping[str, Any], *, total_steps: int, **units) -> tuple[int, int]:
+  """(first step, step of the end) of a schedule; before the first its rate is 0."""
+  dur = lambda n, d: C.steps(n, cfg, total_steps=total_steps, default=d, **units)
+  return dur("begin", 0), dur("end", total_steps)
 
 
 def _scale_by(cfg: Mapping[str, Any]) -> optax.GradientTransformation:
@@ -165,30 +175,58 @@ def build(cfg, names: list[str], *, total_steps: int, **units) -> Optimizer:
   # A group's own clip looks at its own norm; the others share one norm.
   own = {label[i]: dict(g, clip=rules[i][1].get("clip")) for i, g in live.items()}
   shared = {label[i] for i in live if "clip" not in rules[i][1]}
-  parts = []
-  if base.get("clip"):
-    in_shared = lambda p: trees.map_with_name(lambda n, _: groups[n] in shared, p)
-    parts.append(optax.masked(optax.clip_by_global_norm(base["clip"]), in_shared))
+  chains = {k: chain(g) for k, g in own.items()}
   labels = lambda p: trees.map_with_name(lambda n, _: groups[n], p)
-  parts.append(optax.multi_transform({k: chain(g) for k, g in own.items()}, labels))
-  tx = optax.chain(*parts)
+
+  @functools.cache
+  def transform(active):
+    parts = []
+    if base.get("clip"):
+      counts = lambda p: trees.map_with_name(lambda n, _: groups[n] in shared & active, p)
+      parts.append(optax.masked(optax.clip_by_global_norm(base["clip"]), counts))
+    rest = lambda tx: optax.GradientTransformation(
+      tx.init, lambda u, state, params=None: (u, state)
+    )
+    kept = {k: tx if k in active else rest(tx) for k, tx in chains.items()}
+    return optax.chain(*parts, optax.multi_transform(kept, labels))
+
+  windows = {
+    label[i]: (*window(rules[i][1], total_steps=total_steps, **units), _ends_at_zero(rules[i][1]))
+    for i in live
+  }
+
+  def active(step):
+    """Groups whose rate is not zero at the step."""
+    moves = lambda begin, end, stops: begin <= step and not (stops and step >= end)
+    return frozenset(k for k, w in windows.items() if moves(*w))
 
   def lrs(step):
     return {name: lr * m(step) for name, (lr, m) in mult.items()}
 
-  def update(grads, opt_state, params, step, lr_scale):
-    directions, opt_state = tx.update(grads, opt_state, params)
+  def update(grads, opt_state, params, step, lr_scale, active=None):
+    active = frozenset(own) if active is None else active
+    moves = lambda n: groups[n] in active
+    directions, opt_state = transform(active).update(grads, opt_state, params)
     lr = lrs(step)
-    change = trees.map_with_name(lambda n, u: -lr[groups[n]] * lr_scale * u, directions)
-    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(change)}
-    return optax.apply_updates(params, change), opt_state, norms
+    change = {
+      n: -lr[groups[n]] * lr_scale * u for n, u in trees.flatten(directions).items() if moves(n)
+    }
+    moved = lambda n, p: (p + change[n]).astype(p.dtype) if moves(n) else p
+    new = {n: moved(n, p) for n, p in trees.flatten(params).items()}
+    used = [g for n, g in trees.flatten(grads).items() if moves(n)]
+    norms = {"grad_norm": optax.tree.norm(used), "update_norm": optax.tree.norm(change)}
+    return trees.unflatten(new), opt_state, norms
 
   ema_cfg = cfg.get("ema")
   skip = ema_cfg.get("skip", "") if ema_cfg else ""
   return Optimizer(
-    groups, tx.init, update, lrs, _ema(ema_cfg) if ema_cfg else None,
+    groups, transform(frozenset(own)).init, update, active, lrs, _ema(ema_cfg) if ema_cfg else None,
     lambda name: bool(skip) and trees.first_match(name, [skip]) is not None,
   )  # fmt: skip
+
+
+def _ends_at_zero(cfg: Mapping[str, Any]) -> bool:
+  return cfg.get("kind", "constant") in ("cosine", "linear") and float(cfg.get("final", 0.0)) == 0
 
 
 def _short(pattern: str, i: int, live: int) -> str:

@@ -204,13 +204,17 @@ def _train(config, workdir, mesh):
   evaluators = make_evaluators(config, predict, mesh, workdir, total=total, units=units)
 
   @functools.cache
-  def update(phase):
+  def program(phase, active):
     step = train_step.make_update(
-      trainer, opt, accum=config.accum_steps, total=total, phase=phase,
+      trainer, opt, accum=config.accum_steps, total=total, phase=phase, active=active,
       max_skipped=config.optimizer.get("max_skipped", 0),
     )  # fmt: skip
     out = (shardings, sharding.replicated(mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=out)
+
+  def update(step):
+    """The program of the step that begins after `step` steps."""
+    return program(train_step.phase(trainer, step, max(total, 1)), opt.active(step))
 
   stopped = lambda ctl: bool(
     config.plateau and config.plateau.stop_after and ctl["bad_evals"] >= config.plateau.stop_after
@@ -275,8 +279,7 @@ def _train(config, workdir, mesh):
       mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
       part = {k: v[mine] for k, v in sample.items()}
       batch = input_pipeline.put(part, sharding.batch_sharding(mesh))
-      phase = train_step.phase(trainer, first, max(first, 1))
-      _, values = update(phase)(jax.tree.map(jnp.copy, state), batch, base_key)
+      _, values = update(first)(jax.tree.map(jnp.copy, state), batch, base_key)
       write_row(0, values, evals=evaluators)
       saver.close()
       return last_row
@@ -295,8 +298,7 @@ def _train(config, workdir, mesh):
       failed_log.add(step, faults.update(host_batch))
       batch = input_pipeline.put(inference.numeric(host_batch), sharding.batch_sharding(mesh))
       with jax.transfer_guard("disallow"):
-        phase = train_step.phase(trainer, step - 1, total)
-        state, device_metrics = update(phase)(state, batch, base_key)
+        state, device_metrics = update(step - 1)(state, batch, base_key)
       if step == first + 1:
         jax.block_until_ready(device_metrics)
         chrono.started(step)

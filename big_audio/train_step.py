@@ -28,9 +28,13 @@ def phase(trainer, step: int, total: int):
 
 
 def make_update(
-  trainer, opt: optim.Optimizer, *, accum: int, total: int, max_skipped: int, phase=None
-):
-  """The step to jit: (state, batch, key) -> (state, metrics), for steps of one phase."""
+  trainer, opt: optim.Optimizer, *, accum: int, total: int, max_skipped: int, phase=None,
+  active=None,
+):  # fmt: skip
+  """The step to jit: (state, batch, key) -> (state, metrics), for steps of one phase.
+
+  `active` are the groups of the optimizer that move, see `optim.Optimizer`.
+  """
   static = {} if phase is None else {"phase": phase}
 
   def objective(params, frozen, vars_, rows, key, step):
@@ -81,7 +85,7 @@ def make_update(
     step, ctl = state["step"], state["ctl"]
     grads, sums, vars_, coupled = gradients(state, batch, jax.random.fold_in(base_key, step))
     params, opt_state, norms = opt.update(
-      grads, state["opt"], state["params"], step, ctl["lr_scale"]
+      grads, state["opt"], state["params"], step, ctl["lr_scale"], active
     )
     ema = state["ema"]
     if opt.ema:

@@ -40,7 +40,8 @@ ARGS = dict(
   # rvq: stages of 1024 learned codes in place of a fixed grid; no prior, so no range coder
   quantizer=("fsq", "rvq"),
   gan=False,  # an adversarial part from 30 % of the run on
-  rate_weight=0.0,  # of the coded bits in the codec's loss; .001 to .003 buy rate with quality
+  coded_kbps=0.0,  # after range coding, on average; 0: whatever it comes to. See rate_weight
+  rate_weight=0.0,  # of the coded bits in the codec's loss; with coded_kbps it finds its own
   channels=1,
   width=256,  # of encoder and decoder
   secs=0.6,  # of a training crop; shorter recordings are padded with silence
@@ -95,7 +96,9 @@ def get_config(arg=""):
   default = {k: v[0] if isinstance(v, tuple) else v for k, v in ARGS.items()}
   unused = ["sr", "kbps", "secs", "batch", "channels"] if kind == "image" else ["classifier"]
   unused += (
-    [] if name == "codec" else ["domain", "begin", "quantizer", "gan", "rate_weight", "width"]
+    []
+    if name == "codec"
+    else ["domain", "begin", "quantizer", "gan", "rate_weight", "coded_kbps", "width"]
   )
   odd = [k for k in unused if a[k] != default[k]]
   if odd:
@@ -180,6 +183,14 @@ def audio(a):
   c.trainer = dict(
     name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0
   )
+  if a.coded_kbps:
+    if not 0 < a.coded_kbps < a.kbps:
+      raise ValueError(
+        f"configs/meanflow.py: coded_kbps={a.coded_kbps:g} must lie below kbps={a.kbps:g}, the "
+        "rate of the same codes without a range coder; twice as much is a good choice for it."
+      )
+    c.trainer.coded_bits = a.coded_kbps * 1000 * hop / a.sr
+    c.trainer.rate_weight = a.rate_weight or 5e-4
   cosine = dict(kind="cosine", warmup_percent=2)
   ema = dict(decay=0.999)
   if a.gan:

@@ -143,7 +143,8 @@ def test_corrupt_audio_beyond_and_within_the_limit(capsys, tmp_path):
   break_body(folder / "r7.flac")
   config = C.to_dict(C.load(SMOKE + ",method=ae"))
   config |= dict(evals={}, total_steps=8)
-  config["trainer"]["key"], config["models"]["net"]["dim"] = "wav", 80
+  config["trainer"] |= dict(key="wav", tokens=dict(name="reshape", patch=80))
+  config["models"]["net"]["dim"] = 80
   config["input"] |= dict(
     batch_size=8,
     data=dict(train=dict(source="audio_dir", dir=str(folder), splits=dict(train="r"),

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from big_audio import config as C
 from big_audio import optim
 
 PARAMS = {"enc": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "dec": {"kernel": jnp.ones(3)}}
@@ -92,3 +93,45 @@ def test_ema_warms_up_and_skips():
 def test_errors(cfg, words):
   with pytest.raises(ValueError, match=words):
     optim.build(cfg, NAMES, total_steps=10)
+
+
+def test_groups_that_do_not_move_cost_nothing_and_keep_their_state():
+  schedule = [
+    ["enc/.*", dict(kind="cosine", end_percent=50)],
+    ["dec/.*", dict(kind="cosine", begin_percent=50)],
+  ]
+  opt = optim.build(dict(lr=0.1, clip=1.0, schedule=schedule), NAMES, total_steps=100)
+  assert [opt.active(s) for s in (0, 49, 50, 99)] == [{"enc"}, {"enc"}, {"dec"}, {"dec"}]
+  state = opt.init(PARAMS)
+  grads = jax.tree.map(jnp.ones_like, PARAMS)
+  new, after, norms = opt.update(grads, state, PARAMS, 60, 1.0, opt.active(60))
+  np.testing.assert_array_equal(new["enc"]["kernel"], PARAMS["enc"]["kernel"])
+  assert np.abs(new["dec"]["kernel"] - PARAMS["dec"]["kernel"]).min() > 0
+  assert float(norms["grad_norm"]) == pytest.approx(math.sqrt(3))  # of what moves
+  inner = lambda s, k: jax.tree.leaves(s[1].inner_states[k])
+  assert all(
+    np.array_equal(a, b) for a, b in zip(inner(state, "enc"), inner(after, "enc"), strict=True)
+  )
+  assert any(np.any(a != b) for a, b in zip(inner(state, "dec"), inner(after, "dec"), strict=True))
+  # A group that moves is moved as it would be without the others.
+  alone = optim.build(dict(lr=0.1, clip=1.0, schedule=schedule[1:]), NAMES[2:], total_steps=100)
+  dec = {"dec": PARAMS["dec"]}
+  want, _, _ = alone.update({"dec": grads["dec"]}, alone.init(dec), dec, 60, 1.0)
+  np.testing.assert_allclose(new["dec"]["kernel"], want["dec"]["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "kw, last", [(dict(kind="constant"), True), (dict(kind="cosine", final=0.1), True)]
+)
+def test_a_rate_that_does_not_end_at_zero_goes_on(kw, last):
+  opt = optim.build(dict(lr=0.1, schedule=[[".*", kw]]), NAMES, total_steps=10)
+  assert bool(opt.active(10)) == last
+
+
+def test_a_run_of_two_stages_has_two_programs():
+  config = C.with_defaults(C.load("configs/meanflow.py:steps=1777,begin=61.3"))
+  trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+  names = ["codec/x", "refiner/x", "prior/x"]
+  opt = optim.build(config.optimizer, names, total_steps=1777, batch_size=6, data_size=100)
+  programs = [(trainer.phase(s, 1777), opt.active(s)) for s in range(1777)]
+  assert len(set(programs)) == 2

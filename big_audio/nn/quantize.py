@@ -150,17 +150,17 @@ class FSQ(nn.Module):
       lat = jnp.where((group < keep[:, None])[:, None, :], lat, 0.0)
     return Quantised(lat, codes, jnp.zeros(z.shape[:-1]))
 
-  def one_hot(self, z: jax.Array, pull: float = 0.0) -> jax.Array:
+  def one_hot(self, z: jax.Array, pull: float | jax.Array = 0.0) -> jax.Array:
     """Symbols of latents z f32[..., D] as f32[..., D, max level], for a model of their probability.
 
-    With `pull` > 0 the gradient that reaches z is `pull` times that of a linear interpolation
+    With `pull` the gradient that reaches z is `pull` times that of a linear interpolation
     between the two levels next to the bounded latent: what codes cost then moves latents.
     """
     top = self._per_dim(lambda n: n - 1)
     place = (self.bound(z) + 1) * (top / 2)
     levels = np.arange(int(top.max()) + 1, dtype=np.float32)
     hard = (jax.lax.stop_gradient(jnp.round(place))[..., None] == levels).astype(jnp.float32)
-    if not pull:
+    if isinstance(pull, float) and not pull:
       return hard
     hat = jax.nn.relu(1 - jnp.abs(place[..., None] - levels))
     return hard + pull * (hat - jax.lax.stop_gradient(hat))

@@ -33,6 +33,8 @@ from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
+RATE_SPEED = 2e-3  # of the weight's logarithm in a step where there are twice the wanted bits
+MAX_RATE_WEIGHT = 0.05
 AVERAGE_SKIP = "discriminator/.*|codec/quant/.*"
 PHASES = ("codec", "adversarial", "refiner")
 MAX_BOUND = 0.83  # a latent beyond it saturates the quantiser: 2 sigmoid(1.6 * 1.5) - 1
@@ -106,7 +108,7 @@ class Trainer:
   def _configure(
     self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
     predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
-    quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, gan=None,
+    quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, coded_bits=None, gan=None,
     sample_weight=0.0, sample_share=0.25, ratio=0.5, p=None, eps=None, t_dist=None,
     guidance=None, drop=None, alpha_begin_percent=0.0, alpha_end_percent=100.0, warmup=None,
     warmup_percent=0.0, v_weight=1.0, sampler=None, scale=1.0,
@@ -195,7 +197,10 @@ class Trainer:
       feats = self.domain.align(jnp.zeros((1, tokens, self.codec.width)))
       cond = jnp.concatenate([rows, feats], axis=-1)
       params["refiner"] = self.refiner.init(k2, rows, t, t, cond)["params"]
-    return {"params": params, "stats": jax.tree.map(jnp.asarray, stats), **codec}
+    out = {"params": params, "stats": jax.tree.map(jnp.asarray, stats), **codec}
+    if self.coded_bits:
+      out["rate"] = {"log_weight": jnp.log(self.rate_weight)}
+    return out
 
   # Pieces
 
@@ -317,6 +322,8 @@ class Trainer:
     if play:
       value = value + self._adversarial(variables, y, wav, logs)
     value = value + self._code_bits(variables, codec, lat, q, keep, mask, logs)
+    if self.coded_bits and train and not still:
+      updates = {**updates, "rate": self._next_rate(variables, logs)}
     if refine:
       y, feats = jax.lax.stop_gradient((y, feats))
       begin = self._refiner_begin(total_steps)
@@ -358,14 +365,24 @@ class Trainer:
       + logs["gan_discriminator"]
     )
 
+  def _next_rate(self, variables, logs):
+    """The weight of bits, moved towards `coded_bits` a token."""
+    log_weight = variables["rate"]["log_weight"]
+    logs["rate_weight"] = jnp.exp(log_weight)
+    excess = jnp.mean(jax.lax.stop_gradient(logs["bits"])) / self.coded_bits - 1
+    moved = log_weight + RATE_SPEED * jnp.clip(excess, -1.0, 1.0)
+    return {"log_weight": jnp.minimum(moved, math.log(MAX_RATE_WEIGHT))}
+
   def _code_bits(self, variables, codec, lat, q, keep, mask, logs):
     """Bits of a token by the prior: f32[B], the loss that it follows; 0 without a prior.
 
-    The codec feels it `rate_weight` times (through the hats of `FSQ.one_hot`).
+    The codec feels it `rate_weight` times (through the hats of `FSQ.one_hot`), or as many times as
+    it takes to come to `coded_bits`.
     """
     if self.code_prior is None:
       return 0.0
-    hot = self._codec(codec, lat, q.codes, self.rate_weight, method="one_hot")
+    pull = jnp.exp(variables["rate"]["log_weight"]) if self.coded_bits else self.rate_weight
+    hot = self._codec(codec, lat, q.codes, pull, method="one_hot")
     known = jnp.ones(hot.shape[:3], bool)
     if keep is not None:
       group = np.repeat(np.arange(len(self.codec.groups)), [len(g) for g in self.codec.groups])

@@ -113,6 +113,19 @@ def test_the_prior_learns_from_codes_and_pulls_only_by_rate_weight():
   np.testing.assert_allclose(bits, 30, atol=1)  # it knows nothing yet
 
 
+def test_the_weight_of_bits_moves_towards_the_wanted_rate():
+  trainer = make(",method=ae,coded_kbps=1.0,rate_weight=.01")
+  assert trainer.coded_bits == 20
+  variables = variables_of(trainer)
+  out = loss(trainer, variables, 0)  # 30 bits: an untrained prior
+  start = float(variables["rate"]["log_weight"])
+  assert start == pytest.approx(np.log(0.01))
+  assert float(out.updates["rate"]["log_weight"]) == pytest.approx(start + 2e-3 * 0.5, abs=2e-5)
+  trainer.coded_bits = 1000.0
+  assert float(loss(trainer, variables, 0).updates["rate"]["log_weight"]) < start
+  assert "rate" not in loss(trainer, variables, 0, train=False).updates
+
+
 @pytest.mark.parametrize("name", ["rvq", "continuous"])
 def test_other_quantizers_train(name):
   kw = {"rvq": dict(dim=8, size=16, stages=2, learn="ema"), "continuous": dict(dim=8, weight=0.1)}
@@ -193,6 +206,7 @@ def test_stats_are_means_and_deviations():
     (dict(sampler="heunn"), '"heun"'),
     (dict(method="fm", sampler="u_steps"), "average velocities"),
     (dict(soft_share=2.0), "at most 1"),
+    (dict(coded_bits=20), "rate_weight > 0 to begin"),
     (dict(guidance=dict(kind="flexible")), '"fixed"'),
   ],
 )
