@@ -137,12 +137,17 @@ class Trainer:
     self.far_weight, self.sampler, self.scale = far_weight, sampler, scale
     self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
     self.sample_weight, self.sample_share = sample_weight, sample_share
-    self.rate_weight = rate_weight
+    self.rate_weight, self.coded_bits = float(rate_weight), coded_bits
     self.gan = None if gan is None else C.call("config.trainer.gan", GAN, **C.to_dict(gan))
     if (self.gan is None) != (self.discriminator is None):
       raise ValueError("config.trainer.gan and config.models.discriminator need each other.")
-    if rate_weight and not (self.is_fsq and self.code_prior):
-      raise ValueError("config.trainer.rate_weight needs an FSQ and config.models.prior.")
+    if (rate_weight or coded_bits) and not (self.is_fsq and self.code_prior):
+      raise ValueError("config.trainer.rate_weight, coded_bits: need an FSQ and models.prior.")
+    if coded_bits is not None and not (coded_bits > 0 and rate_weight > 0):
+      raise ValueError(
+        f"config.trainer.coded_bits={coded_bits!r}: expected bits > 0, and rate_weight > 0 to "
+        f"begin with, got {rate_weight!r}."
+      )
     self.flow = self.domain = None
     if method != "ae":
       self.flow = FlowLoss(

@@ -206,7 +206,7 @@ def test_stats_are_means_and_deviations():
     (dict(sampler="heunn"), '"heun"'),
     (dict(method="fm", sampler="u_steps"), "average velocities"),
     (dict(soft_share=2.0), "at most 1"),
-    (dict(coded_bits=20), "rate_weight > 0 to begin"),
+    (dict(coded_bits=20), "rate_weight > 0 to begin with"),
     (dict(guidance=dict(kind="flexible")), '"fixed"'),
   ],
 )
