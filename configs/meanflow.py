@@ -39,6 +39,7 @@ ARGS = dict(
   kbps=1.5,  # of the codes as they are packed; a range coder saves about a third of it
   # rvq: stages of 1024 learned codes in place of a fixed grid; no prior, so no range coder
   quantizer=("fsq", "rvq"),
+  head=("stft", "mdct"),  # frames that the codec's decoder predicts
   gan=False,  # an adversarial part from 30 % of the run on
   coded_kbps=0.0,  # after range coding, on average; 0: whatever it comes to. See rate_weight
   rate_weight=0.0,  # of the coded bits in the codec's loss; with coded_kbps it finds its own
@@ -98,7 +99,7 @@ def get_config(arg=""):
   unused += (
     []
     if name == "codec"
-    else ["domain", "begin", "quantizer", "gan", "rate_weight", "coded_kbps", "width"]
+    else ["domain", "begin", "quantizer", "head", "gan", "rate_weight", "coded_kbps", "width"]
   )
   odd = [k for k in unused if a[k] != default[k]]
   if odd:
@@ -178,7 +179,9 @@ def audio(a):
       )
     quantizer = dict(name="rvq", stages=len(fsq["levels"]), size=1024, learn="ema")
   small = dict(width=32, enc_depth=1, dec_depth=1) if a.smoke else {}
-  codec = dict(model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=quantizer)
+  codec = dict(
+    model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=quantizer, head_type=a.head
+  )
   c.models = dict(codec=dict(codec, causal=False, **(small or dict(width=a.width))))
   c.trainer = dict(
     name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0

@@ -53,6 +53,7 @@ def build(data, arg):
     ("notes", "method=imf,net=mixer_flow,domain=mdct"),
     ("notes", "method=imf,kbps=2.4"),
     ("notes", "method=imf,quantizer=rvq"),
+    ("notes", "method=imf,head=mdct"),
   ],
 )
 def test_every_variant_is_traced_through_a_step(data, arg):
@@ -121,6 +122,8 @@ def test_some_of_the_matrix_learn(data, arg):
     ("data=audio_dir", "dir=PATH"),
     ("data=digits,kbps=2.4", "does not take kbps"),
     ("tokens=mdct,domain=stft", "does not take domain"),
+    ("tokens=mdct,head=mdct", "does not take head"),
+    ("head=mdtc", '"mdct"'),
     ("data=digits,tokens=mdct", "use flat, patch, block_dct, row_dct"),
     ("data=notes,tokens=patch", "use codec, mdct, reshape"),
     ("data=digits,tokens=codec", "use flat, patch"),
