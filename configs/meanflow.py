@@ -184,8 +184,10 @@ def audio(a):
   )
   c.models = dict(codec=dict(codec, causal=False, **(small or dict(width=a.width))))
   c.trainer = dict(
-    name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0
-  )
+    name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0,
+    # Of the losses in objectives/spectral.py; one of weight 0 is not computed.
+    weights=dict(wave=12.0, mel=1.0, stft=1.0, loudness=2.0, mdct=0.0),
+  )  # fmt: skip
   if a.coded_kbps:
     if not 0 < a.coded_kbps < a.kbps:
       raise ValueError(

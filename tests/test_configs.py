@@ -8,6 +8,7 @@ import pytest
 
 from big_audio import config as C
 from big_audio import sharding, train_loop, train_step
+from big_audio.objectives import spectral
 from big_audio.tools import report
 
 MEANFLOW = "configs/meanflow.py:smoke"
@@ -177,6 +178,18 @@ def test_overrides_that_do_not_fit(override, words):
 def test_rates_and_streams_are_reached_by_overrides():
   config = C.load(MEANFLOW, ["trainer.quantizer_dropout=0.5", "models.codec.causal=True"])
   assert config.trainer.quantizer_dropout == 0.5 and config.models.codec.causal
+
+
+def test_weights_of_the_losses_are_reached_by_overrides():
+  own = C.to_dict(C.load(MEANFLOW).trainer.weights)
+  assert own == {**spectral.WEIGHTS, "mdct": 0.0} and set(own) == set(spectral.TERMS)
+  config = C.load(f"{MEANFLOW},method=ae", ["trainer.weights.mdct=1"])
+  trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+  wav = np.zeros((1, 320, 1), np.float32)
+  _, parts = jax.eval_shape(lambda x: trainer._reconstruction(x, x, None), wav)
+  assert set(parts) == set(spectral.TERMS)
+  with pytest.raises(ValueError, match='"mdct"'):
+    C.load(MEANFLOW, ["trainer.weights.mcdt=1"])
 
 
 def test_rvq_has_the_rate_that_is_asked_for():
