@@ -4,6 +4,7 @@ Rows: the model at each number of evaluations, its deterministic decoder ("ae"),
 "identity" (the recording itself, the ceiling) and "zero" (silence, the trivial baseline).
 """
 
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -67,6 +68,13 @@ class Evaluator:
     on_device = [m for m in measures if m in DISTANCES]
     self._measures = tuple(measures)
     self._perceptual = [m for m in measures if m in perceptual.MEASURES]
+    for m in self._perceptual:
+      if not perceptual.available(m) and jax.process_index() == 0:
+        print(
+          f"evaluators.audio_distance: {m} is unavailable, its package is not installed: "
+          "`uv sync --extra metrics` or `pip install -e '.[metrics]'`.",
+          file=sys.stderr,
+        )
 
     def measure(estimate, reference):
       values = {m: DISTANCES[m](estimate, reference, sr) for m in on_device}
