@@ -206,8 +206,8 @@ def audio(a):
   second = n if a.net == "mixer_flow" else hop * round(a.sr / hop)  # a mixer knows one length
   train_pp = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
   eval_pp = (
-    f'require_sr({a.sr})|pad(samples={second})|crop(samples={second}, mode="start")'
-    '|keep("wav", "id")'
+    f'require_sr({a.sr})|pad(samples={second}, mask=True)|crop(samples={second}, mode="start")'
+    '|keep("wav", "wav_mask", "id")'
   )
   c = ConfigDict()
   c.total_steps = steps
@@ -303,7 +303,10 @@ def audio_tokens(a):
   c = tokens_config(a, steps, backbone(a, dim, rows, sum(len(g) for g in groups)))
   c.trainer.update(key="wav", tokens=tokens[a.tokens], quantizer=groups)
   fit = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
-  start = f'require_sr({a.sr})|pad(samples={n})|crop(samples={n}, mode="start")|keep("wav", "id")'
+  start = (
+    f'require_sr({a.sr})|pad(samples={n}, mask=True)|crop(samples={n}, mode="start")'
+    '|keep("wav", "wav_mask", "id")'
+  )
   c.input.batch_size, c.input.max_bad_share = (2 if a.smoke else a.batch), 0.01
   c.input.data = dict(train=dict(train_source(a), pp=fit))
   c.evals, _, _ = audio_evals(a, [0] if a.method == "ae" else [1, 2, 4], start)

@@ -483,9 +483,12 @@ class Trainer:
   def reconstruct(self, variables, batch, rng, *, nfe=1, groups=None):
     """{"wav" f32[B, T, C]} -> {"wav", "ae": alike, "codes" int32[B, F, k], "bits" [B]}.
 
-    Only the first `groups` groups of codes are used (None: all).
+    Only the first `groups` groups of codes are used (None: all). "mask" bool[B, F] or "wav_mask"
+    bool[B, T] of the batch tells what is inside the clip.
     """
     wav, mask = batch["wav"], batch.get("mask")
+    if mask is None and "wav_mask" in batch:
+      mask = batch["wav_mask"][:, :: self.codec.hop]
     y, feats, codes = self._autoencode(variables, wav, mask, groups)
     b, f = codes.shape[:2]
     mask = jnp.ones((b, f), bool) if mask is None else mask
