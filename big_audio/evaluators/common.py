@@ -53,7 +53,7 @@ def versions(predict: Callable, state, batch, rng, nfe, key: str) -> tuple[dict,
     ({"nfe1": out[key], ..., "ae": out["ae"]}, the last whole output). The rows are zero where
     `<key>_mask` of the batch says that there is only padding.
   """
-  rows, mask = {}, batch.get(f"{key}_mask")
+  rows = {}
   for n in nfe:
     out = predict(state, batch, rng, nfe=n)
     if key not in out:
@@ -62,9 +62,13 @@ def versions(predict: Callable, state, batch, rng, nfe, key: str) -> tuple[dict,
       rows[f"nfe{n}"] = out[key]
     if "ae" in out:
       rows["ae"] = out["ae"]
-  if mask is not None:
-    rows = {k: jnp.where(mask[..., None], x, 0) for k, x in rows.items()}
-  return rows, out
+  return {k: within(batch, key, x) for k, x in rows.items()}, out
+
+
+def within(batch, key: str, x):
+  """`x` [B, T, C], zero where `<key>_mask` of the batch says that there is only padding."""
+  mask = batch.get(f"{key}_mask")
+  return x if mask is None else jnp.where(mask[..., None], x, 0)
 
 
 class Paired:
