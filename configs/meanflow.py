@@ -11,6 +11,10 @@ Recordings of a folder (here digits spoken at 8 kHz, split by the number in the 
   python train.py --workdir runs/speech --config configs/meanflow.py:data=audio_dir,dir=PATH,\
 train=_(1[5-9]|[234]\\d)\\.wav$,validation=_1[0-4]\\.wav$,test=_[5-9]\\.wav$
 
+Such runs end with PESQ, STOI and ViSQOL of 32 clips, where the extra `metrics` is installed, and
+with classifier=WORKDIR (of configs/classifier.py on the same folder and regexes) with distances
+between distributions of its features; its half of the recordings is then not trained on.
+
 Flows on tokens, without the waveform codec: one backbone encodes, decodes and flows, so that
 methods and nets can be compared. Images (data=digits: 8x8, ships with scikit-learn; data=mnist) are
 always that, audio with tokens=mdct or reshape:
@@ -33,12 +37,14 @@ ARGS = dict(
   tokens=("auto", "codec", "mdct", "reshape", "flat", "block_dct", "row_dct", "patch"),
   domain=("magnitude", "mdct", "stft"),  # of the codec's refiner
   dir="",  # of audio_dir and mnist
-  classifier="",  # workdir of configs/classifier.py: Frechet distances of images on its features
+  # workdir of configs/classifier.py, trained on the same data: Frechet distances on its features
+  classifier="",
   sr=8000,  # of the codec, Hz; recordings of another rate are refused
   train="", validation="", test="",  # regexes over file names; empty: split by hash
   kbps=1.5,  # of the codes as they are packed; a range coder saves about a third of it
   # rvq: stages of 1024 learned codes in place of a fixed grid; no prior, so no range coder
   quantizer=("fsq", "rvq"),
+  head=("stft", "mdct"),  # frames that the codec's decoder predicts
   # an adversary: of the plain decoder from 30 % of the run on, or of the refiner's samples
   gan=("none", "codec", "refiner"),
   coded_kbps=0.0,  # after range coding, on average; 0: whatever it comes to. See rate_weight
@@ -95,16 +101,21 @@ def get_config(arg=""):
   with a.unlocked():
     a.tokens, a.net = name, net
   default = {k: v[0] if isinstance(v, tuple) else v for k, v in ARGS.items()}
-  unused = ["sr", "kbps", "secs", "batch", "channels"] if kind == "image" else ["classifier"]
+  unused = ["sr", "kbps", "secs", "batch", "channels"] if kind == "image" else []
   unused += (
     []
     if name == "codec"
-    else ["domain", "begin", "quantizer", "gan", "rate_weight", "coded_kbps", "width"]
+    else ["domain", "begin", "quantizer", "head", "gan", "rate_weight", "coded_kbps", "width"]
   )
   odd = [k for k in unused if a[k] != default[k]]
   if odd:
     raise ValueError(
       f"configs/meanflow.py: data={a.data},tokens={name} does not take {', '.join(odd)}."
+    )
+  if a.classifier and a.channels != 1:
+    raise ValueError(
+      f"configs/meanflow.py: classifiers hear one channel, so classifier= does not go with "
+      f"channels={a.channels}."
     )
   config = audio(a) if name == "codec" else images(a) if kind == "image" else audio_tokens(a)
   config.seed = 0
@@ -149,6 +160,45 @@ def source(a, split):
   return dict(source="audio_dir", dir=a.dir, split=split, sr=None, channels=a.channels, **kw)
 
 
+def train_source(a):
+  """What is trained on. A classifier that measures was trained on the other half of it."""
+  halved = a.classifier and a.data != "notes"  # of notes it has a world of its own
+  return source(a, "codec" if halved else "train")
+
+
+def by_features(a, **kw):
+  """Distances between distributions of the classifier's features; {} without a classifier."""
+  if not a.classifier:
+    return {}
+  measures = ["fd", "kid", "manifold"]
+  aux = dict(embed=f"{a.classifier}:embed")
+  return dict(fid=dict(type="frechet", aux=aux, measures=measures, log_percent=100, **kw))
+
+
+def audio_evals(a, nfe, pp):
+  """Evaluators that codecs and flows on tokens share."""
+  common = dict(data=dict(source(a, "validation"), pp=pp), batch_size=4 if a.smoke else 16)
+  limit = 4 if a.smoke else 64
+  evals = dict(
+    val=dict(type="mean", log_percent=10, limit=limit, **common),
+    distance=dict(type="audio_distance", log_percent=50, sr=a.sr, nfe=nfe, limit=limit, **common),
+    samples=dict(type="samples", log_percent=100, sr=a.sr, count=4, also=["ae"],
+                 variants={f"nfe{n}": dict(nfe=n) for n in nfe[:2]}, **common),
+  )  # fmt: skip
+  # Scores of speech: not of notes, and PESQ knows these two rates.
+  if a.data == "audio_dir" and a.sr in (8000, 16000) and not a.smoke:
+    evals["perceptual"] = dict(
+      type="audio_distance", log_percent=100, sr=a.sr, nfe=nfe, limit=32,
+      measures=["pesq_nb" if a.sr == 8000 else "pesq_wb", "stoi", "visqol_speech"], **common,
+    )  # fmt: skip
+  both = {s: dict(source(a, s), pp=pp) for s in ("validation", "test")}
+  evals |= by_features(
+    a, data=both, batch_size=common["batch_size"], key="wav", sr=a.sr, nfe=nfe,
+    limit=16 if a.smoke else 512,
+  )  # fmt: skip
+  return evals, common, limit
+
+
 def audio(a):
   """Codec on the waveform; the refiner begins when the codec has finished."""
   steps = a.steps or (30 if a.smoke else 4000)
@@ -157,8 +207,8 @@ def audio(a):
   second = n if a.net == "mixer_flow" else hop * round(a.sr / hop)  # a mixer knows one length
   train_pp = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
   eval_pp = (
-    f'require_sr({a.sr})|pad(samples={second})|crop(samples={second}, mode="start")'
-    '|keep("wav", "id")'
+    f'require_sr({a.sr})|pad(samples={second}, mask=True)|crop(samples={second}, mode="start")'
+    '|keep("wav", "wav_mask", "id")'
   )
   c = ConfigDict()
   c.total_steps = steps
@@ -167,7 +217,7 @@ def audio(a):
     num_threads=1,
     num_workers=0,
     max_bad_share=0.01,
-    data=dict(train=dict(source(a, "train"), pp=train_pp)),
+    data=dict(train=dict(train_source(a), pp=train_pp)),
   )
   fsq = dict(name="fsq", levels=levels(a.kbps, a.sr))
   quantizer = fsq
@@ -179,11 +229,15 @@ def audio(a):
       )
     quantizer = dict(name="rvq", stages=len(fsq["levels"]), size=1024, learn="ema")
   small = dict(width=32, enc_depth=1, dec_depth=1) if a.smoke else {}
-  codec = dict(model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=quantizer)
+  codec = dict(
+    model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=quantizer, head_type=a.head
+  )
   c.models = dict(codec=dict(codec, causal=False, **(small or dict(width=a.width))))
   c.trainer = dict(
-    name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0
-  )
+    name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0,
+    # Of the losses in objectives/spectral.py; one of weight 0 is not computed.
+    weights=dict(wave=12.0, mel=1.0, stft=1.0, loudness=2.0, mdct=0.0),
+  )  # fmt: skip
   if a.coded_kbps:
     if not 0 < a.coded_kbps < a.kbps:
       raise ValueError(
@@ -228,16 +282,10 @@ def audio(a):
   c.optimizer = dict(name="adam", lr=2e-3, b1=0.9, b2=0.98, clip=1.0, schedule=schedule, ema=ema)
   c.log = dict(every_steps=5 if a.smoke else 50)
   c.ckpt = dict(every_steps=10 if a.smoke else 500, keep_latest=2)
-  valid = dict(source(a, "validation"), pp=eval_pp)
   nfe = [0] if a.method == "ae" else [1, 2, 4]
-  common = dict(data=valid, batch_size=4 if a.smoke else 16)
-  limit = 4 if a.smoke else 64
-  variants = {f"nfe{n}": dict(nfe=n) for n in nfe[:2]}
+  evals, common, limit = audio_evals(a, nfe, eval_pp)
   c.evals = dict(
-    val=dict(type="mean", log_percent=10, limit=limit, **common),
-    distance=dict(type="audio_distance", log_percent=50, sr=a.sr, nfe=nfe, limit=limit, **common),
-    samples=dict(type="samples", log_percent=100, sr=a.sr, count=4, also=["ae"],
-                 variants=variants, **common),
+    evals,
     fd=dict(type="frechet", log_percent=100, sr=a.sr, nfe=nfe, limit=limit, **common),
     codec=dict(
       type="codec", log_percent=100, sr=a.sr, nfe=nfe[:2], limit=min(limit, 16),
@@ -259,20 +307,13 @@ def audio_tokens(a):
   c = tokens_config(a, steps, backbone(a, dim, rows, sum(len(g) for g in groups)))
   c.trainer.update(key="wav", tokens=tokens[a.tokens], quantizer=groups)
   fit = f'require_sr({a.sr})|pad(samples={n}, mode="random")|crop(samples={n})|keep("wav")'
-  start = f'require_sr({a.sr})|pad(samples={n})|crop(samples={n}, mode="start")|keep("wav", "id")'
+  start = (
+    f'require_sr({a.sr})|pad(samples={n}, mask=True)|crop(samples={n}, mode="start")'
+    '|keep("wav", "wav_mask", "id")'
+  )
   c.input.batch_size, c.input.max_bad_share = (2 if a.smoke else a.batch), 0.01
-  c.input.data = dict(train=dict(source(a, "train"), pp=fit))
-  nfe = [0] if a.method == "ae" else [1, 2, 4]
-  common = dict(
-    data=dict(source(a, "validation"), pp=start), batch_size=4 if a.smoke else 16,
-  )  # fmt: skip
-  limit = 4 if a.smoke else 64
-  c.evals = dict(
-    val=dict(type="mean", log_percent=10, limit=limit, **common),
-    distance=dict(type="audio_distance", log_percent=50, sr=a.sr, nfe=nfe, limit=limit, **common),
-    samples=dict(type="samples", log_percent=100, sr=a.sr, count=4, also=["ae"],
-                 variants={f"nfe{n}": dict(nfe=n) for n in nfe[:2]}, **common),
-  )  # fmt: skip
+  c.input.data = dict(train=dict(train_source(a), pp=fit))
+  c.evals, _, _ = audio_evals(a, [0] if a.method == "ae" else [1, 2, 4], start)
   return c
 
 
@@ -287,9 +328,7 @@ def images(a):
   c = tokens_config(a, steps, backbone(a, dim, count, latent))
   c.trainer.update(key="image", tokens=a.tokens)
   c.input.batch_size = 64
-  # A classifier that measures was trained on the other half.
-  part = "codec" if a.classifier else "train"
-  c.input.data = dict(train=dict(source(a, part), pp='keep("image")'))
+  c.input.data = dict(train=dict(train_source(a), pp='keep("image")'))
   c.log.every_steps = 10 if a.smoke else 50
   valid = dict(source(a, "validation"), pp='keep("image", "id")')
   variants = {"ae": {}} if a.method == "ae" else {f"nfe{n}": dict(nfe=n) for n in (1, 2, 4)}
@@ -301,17 +340,12 @@ def images(a):
   nfe = [0] if a.method == "ae" else [1, 2] if a.smoke else [1, 2, 4, 8, 32]
   whole = dict(
     data={s: dict(source(a, s), pp='keep("image", "id")') for s in ("validation", "test")},
-    batch_size=64, log_percent=100, nfe=nfe, key="image",
+    batch_size=64, nfe=nfe,
   )  # fmt: skip
-  if a.classifier:
-    c.evals.fid = dict(
-      whole, type="frechet", aux=dict(embed=f"{a.classifier}:embed"),
-      measures=["fd", "kid", "manifold"],
-    )  # fmt: skip
+  c.evals.update(by_features(a, key="image", **whole))
   if not a.smoke:
-    del whole["key"]
     c.evals.pairs = dict(
-      whole, type="image_distance", window=7 if a.data == "digits" else 11, ci=True
+      whole, type="image_distance", log_percent=100, window=7 if a.data == "digits" else 11, ci=True
     )
   return c
 

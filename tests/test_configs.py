@@ -8,6 +8,7 @@ import pytest
 
 from big_audio import config as C
 from big_audio import sharding, train_loop, train_step
+from big_audio.objectives import spectral
 from big_audio.tools import report
 
 MEANFLOW = "configs/meanflow.py:smoke"
@@ -53,6 +54,7 @@ def build(data, arg):
     ("notes", "method=imf,net=mixer_flow,domain=mdct"),
     ("notes", "method=imf,kbps=2.4"),
     ("notes", "method=imf,quantizer=rvq"),
+    ("notes", "method=imf,head=mdct"),
   ],
 )
 def test_every_variant_is_traced_through_a_step(data, arg):
@@ -121,6 +123,9 @@ def test_some_of_the_matrix_learn(data, arg):
     ("data=audio_dir", "dir=PATH"),
     ("data=digits,kbps=2.4", "does not take kbps"),
     ("tokens=mdct,domain=stft", "does not take domain"),
+    ("tokens=mdct,head=mdct", "does not take head"),
+    ("head=mdtc", '"mdct"'),
+    ("data=audio_dir,dir=x,channels=2,classifier=x", "hear one channel"),
     ("data=digits,tokens=mdct", "use flat, patch, block_dct, row_dct"),
     ("data=notes,tokens=patch", "use codec, mdct, reshape"),
     ("data=digits,tokens=codec", "use flat, patch"),
@@ -143,6 +148,46 @@ def test_a_folder_reaches_every_data_set(data):
   assert len(sets) > 3
   assert all((s["source"], s["dir"]) == (data, "/there") for s in sets)
   assert sets[0]["split"] == "train" and not any(s["split"] == "train" for s in sets[1:])
+
+
+@pytest.mark.parametrize(
+  "arg, part",
+  [
+    ("data=notes", "train"),  # its classifier has a world of its own
+    ("data=notes,tokens=mdct", "train"),
+    ("data=audio_dir,dir=x", "codec"),
+    ("data=audio_dir,dir=x,tokens=reshape,method=ae", "codec"),
+    ("data=digits", "codec"),
+    ("data=mnist,dir=x", "codec"),
+  ],
+)
+def test_a_classifier_measures_what_it_was_not_trained_on(arg, part):
+  config = C.load(f"configs/meanflow.py:{arg},classifier=W")
+  assert config.input.data.train.split == part and "fid" not in C.load(f"{MEANFLOW},{arg}").evals
+  fid = C.to_dict(config.evals.fid)
+  assert fid["aux"] == {"embed": "W:embed"} and fid["log_percent"] == 100
+  assert {s["split"] for s in fid["data"].values()} == {"validation", "test"}
+  assert fid["nfe"] == [0] if "method=ae" in arg else 1 in fid["nfe"]
+  assert C.load(f"configs/meanflow.py:{arg}").input.data.train.split == "train"
+
+
+@pytest.mark.parametrize(
+  "arg, pesq",
+  [
+    ("data=audio_dir,dir=x", "pesq_nb"),
+    ("data=audio_dir,dir=x,sr=16000,tokens=mdct", "pesq_wb"),
+    ("data=audio_dir,dir=x,sr=44100", None),
+    ("data=audio_dir,dir=x,smoke", None),
+    ("data=notes", None),
+  ],
+)
+def test_speech_is_scored_where_scores_are_defined(arg, pesq):
+  evals = C.to_dict(C.load(f"configs/meanflow.py:{arg}").evals)
+  assert ("perceptual" in evals) == (pesq is not None)
+  if pesq:
+    own = evals["perceptual"]
+    assert own["measures"] == [pesq, "stoi", "visqol_speech"] and own["nfe"] == [1, 2, 4]
+    assert own["log_percent"] == 100 and own["limit"] == 32
 
 
 @pytest.mark.parametrize("arg", ["sr=44100", "sr=22050", "sr=11025,secs=0.65", "secs=0.25"])
@@ -174,6 +219,18 @@ def test_overrides_that_do_not_fit(override, words):
 def test_rates_and_streams_are_reached_by_overrides():
   config = C.load(MEANFLOW, ["trainer.quantizer_dropout=0.5", "models.codec.causal=True"])
   assert config.trainer.quantizer_dropout == 0.5 and config.models.codec.causal
+
+
+def test_weights_of_the_losses_are_reached_by_overrides():
+  own = C.to_dict(C.load(MEANFLOW).trainer.weights)
+  assert own == {**spectral.WEIGHTS, "mdct": 0.0} and set(own) == set(spectral.TERMS)
+  config = C.load(f"{MEANFLOW},method=ae", ["trainer.weights.mdct=1"])
+  trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+  wav = np.zeros((1, 320, 1), np.float32)
+  _, parts = jax.eval_shape(lambda x: trainer._reconstruction(x, x, None), wav)
+  assert set(parts) == set(spectral.TERMS)
+  with pytest.raises(ValueError, match='"mdct"'):
+    C.load(MEANFLOW, ["trainer.weights.mcdt=1"])
 
 
 def test_rvq_has_the_rate_that_is_asked_for():

@@ -2,8 +2,14 @@
 
 Rows: the model at each number of evaluations, its deterministic decoder ("ae"), and two controls:
 "identity" (the recording itself, the ceiling) and "zero" (silence, the trivial baseline).
+
+Where the batch has `wav_mask` (pp `pad(mask=True)`), distances and kbps are those of the recorded
+part alone. Measures by packages get the clip with its silence: they look for speech themselves and
+refuse clips that are shorter than their windows.
 """
 
+import functools
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -64,15 +70,18 @@ class Evaluator:
     self._predict, self._mesh, self._sr = predict[fn], mesh, sr
     self._nfe, self._ci = common.check_nfe("audio_distance", nfe), ci
     self._batches, self._seed = common.reader(data, pp, batch_size, limit), seed
-    on_device = [m for m in measures if m in DISTANCES]
     self._measures = tuple(measures)
     self._perceptual = [m for m in measures if m in perceptual.MEASURES]
-
-    def measure(estimate, reference):
-      values = {m: DISTANCES[m](estimate, reference, sr) for m in on_device}
-      return {k: v.reshape(v.shape[0]) for k, v in values.items()}
-
-    self._measure = jax.jit(measure)
+    for m in self._perceptual:
+      if not perceptual.available(m) and jax.process_index() == 0:
+        print(
+          f"evaluators.audio_distance: {m} is unavailable, its package is not installed: "
+          "`uv sync --extra metrics` or `pip install -e '.[metrics]'`.",
+          file=sys.stderr,
+        )
+    self._measure = common.Paired(
+      {m: functools.partial(DISTANCES[m], sr=sr) for m in measures if m in DISTANCES}
+    )
 
   def run(self, state) -> Iterator[tuple[str, float]]:
     """Yields <row>/<measure>, its mean over items, and ("kbps", payload bits by time).
@@ -85,13 +94,13 @@ class Evaluator:
     items = bits = secs = 0.0
     key = jax.random.key(self._seed)
     for i, (batch, _) in enumerate(common.device_batches(self._batches, self._mesh)):
-      wav, mask = batch["wav"], batch["_mask"]
+      wav, mask, recorded = batch["wav"], batch["_mask"], batch.get("wav_mask")
       rng = jax.random.fold_in(key, i)
       found, out = common.versions(self._predict, state, batch, rng, self._nfe, "wav")
       rows = {"identity": wav, "zero": jnp.zeros_like(wav), **found}
       real = common.gather(mask) > 0
       for name, estimate in rows.items():
-        got = common.gather(self._measure(estimate, wav))
+        got = self._measure(estimate, wav, recorded)
         mine = values.setdefault(name, {})
         for k, v in got.items():
           mine.setdefault(k, []).append(v[real])
@@ -102,7 +111,8 @@ class Evaluator:
             heard.add(y[n], x[n])
       items += float(jnp.sum(mask))
       bits += float(jnp.sum(mask * out["bits"])) if "bits" in out else float("nan")
-      secs += float(jnp.sum(mask)) * wav.shape[1] / self._sr
+      samples = wav.shape[1] if recorded is None else jnp.sum(recorded, axis=1)
+      secs += float(jnp.sum(mask * samples)) / self._sr
     for name, mine in values.items():
       for m in self._measures:
         if m in mine:

@@ -2,6 +2,8 @@
 
 evals.codec = dict(type="codec", sr=8000, nfe=[1, 2], sizes=[1000, 1000, 1000],
                    measures=["codes", "drift", "diversity", "speed"], data=..., batch_size=16)
+
+Codes and distances are of the recorded part of a clip, where the batch has `<key>_mask`.
 """
 
 import time
@@ -22,8 +24,8 @@ class Evaluator:
   """Codebook usage and entropy, re-encoding drift, diversity over seeds, real-time factors.
 
   Args:
-    predict: needs fn: (state, batch, rng, nfe) -> {key, "ae", "codes"}; speed also encode and
-      decode where the trainer has them.
+    predict: needs fn: (state, batch, rng, nfe) -> {key, "ae", "codes"} and "code_mask" bool[B, F]
+      where not all codes count; speed also encode and decode where the trainer has them.
     data: a data set of the config, with its pp; batch_size: rows of a batch.
     mesh, workdir: of the run.
     pp: in place of the data set's own.
@@ -76,7 +78,8 @@ class Evaluator:
         return jnp.mean(jnp.square(estimate - reference), axis=tuple(range(1, estimate.ndim)))
       return distances.mel_distance(estimate, reference, sr)
 
-    self._distance = jax.jit(distance)
+    paired = common.Paired({"": distance})
+    self._distance = lambda x, batch, y: paired(x, y, batch.get(f"{key}_mask"))[""]
 
   def run(self, state) -> Iterator[tuple[str, float]]:
     """Yields
@@ -94,23 +97,23 @@ class Evaluator:
     sums: dict[str, float] = {}
     items = 0.0
 
-    def add(name, values, mask):
-      sums[name] = sums.get(name, 0.0) + float(jnp.sum(jnp.where(mask > 0, values, 0.0)))
+    def add(name, values, real):
+      sums[name] = sums.get(name, 0.0) + float(np.sum(values[real]))
 
     for i, (batch, _) in enumerate(common.device_batches(self._batches, self._mesh)):
-      mask, rng = batch["_mask"], jax.random.fold_in(key, i)
-      items += float(jnp.sum(mask))
+      real, rng = common.gather(batch["_mask"]) > 0, jax.random.fold_in(key, i)
+      items += float(np.sum(real))
       if "codes" in self._measures:
-        found, real = common.gather((self._codes(state, batch, rng), mask))
-        codes += list(found[real > 0])
+        found, inside = common.gather(self._codes(state, batch, rng))
+        codes += [found[n][inside[n]] for n in np.flatnonzero(real)]
       for nfe in self._nfe:
         row = f"nfe{nfe}" if nfe else "ae"
         if "drift" in self._measures:
           for name, values in self._drift(state, batch, rng, nfe):
-            add(f"drift/{row}/{name}", values, mask)
+            add(f"drift/{row}/{name}", values, real)
         if "diversity" in self._measures:
           for name, values in self._diversity(state, batch, rng, nfe):
-            add(f"diversity/{row}{name}", values, mask)
+            add(f"diversity/{row}{name}", values, real)
       if i == 0 and "speed" in self._measures:
         yield from self._speed(state, batch, rng)
     if codes:
@@ -124,31 +127,41 @@ class Evaluator:
     out = self._predict(state, batch, rng, nfe=0)
     if "codes" not in out:
       raise ValueError(f"evaluators.codec: the model gives no codes, only {', '.join(out)}.")
-    return out["codes"]
+    return self._marked(out)
+
+  def _marked(self, out):
+    """(codes [B, F, G], bool[B, F]: which of them count), or None."""
+    if "codes" not in out:
+      return None
+    return out["codes"], out.get("code_mask", jnp.ones(out["codes"].shape[:2], bool))
 
   def _output(self, state, batch, rng, nfe):
     out = self._predict(state, batch, rng, nfe=nfe)
-    return (out["ae"] if nfe == 0 and "ae" in out else out[self._key]), out.get("codes")
+    x = out["ae"] if nfe == 0 and "ae" in out else out[self._key]
+    return common.within(batch, self._key, x), self._marked(out)
 
   def _drift(self, state, batch, rng, nfe):
     x, before = batch[self._key], None
     for i in range(1, self._generations + 1):
       # Another noise each time, as files that are coded again have.
       rng, now = jax.random.split(rng)
-      x, codes = self._output(state, {**batch, self._key: x}, now, nfe)
-      yield f"gen{i}", self._distance(x, batch[self._key])
-      if before is not None and codes is not None:
-        yield f"gen{i}_same_codes", jnp.mean(codes == before, axis=tuple(range(1, codes.ndim)))
-      before = codes
+      x, marked = self._output(state, {**batch, self._key: x}, now, nfe)
+      yield f"gen{i}", self._distance(x, batch, batch[self._key])
+      if before is not None and marked is not None:
+        codes, inside = marked
+        same = jnp.mean(codes == before[0], axis=-1)  # [B, F]
+        count = jnp.maximum(jnp.sum(inside, axis=1), 1)
+        yield f"gen{i}_same_codes", common.gather(jnp.sum(same * inside, axis=1) / count)
+      before = marked
 
   def _diversity(self, state, batch, rng, nfe):
     outputs = [
       self._output(state, batch, jax.random.fold_in(rng, s), nfe)[0] for s in range(self._seeds)
     ]
     pairs = [(a, b) for n, a in enumerate(outputs) for b in outputs[n + 1 :]]
-    yield "", sum(self._distance(a, b) for a, b in pairs) / len(pairs)
+    yield "", sum(self._distance(a, batch, b) for a, b in pairs) / len(pairs)
     original = batch[self._key]
-    yield "_to_original", sum(self._distance(a, original) for a in outputs) / len(outputs)
+    yield "_to_original", sum(self._distance(a, batch, original) for a in outputs) / len(outputs)
 
   def _speed(self, state, batch, rng):
     wav = batch["wav"]

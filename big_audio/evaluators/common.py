@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from big_audio import config as C
@@ -49,7 +50,8 @@ def versions(predict: Callable, state, batch, rng, nfe, key: str) -> tuple[dict,
     nfe: numbers of evaluations; 0 runs the deterministic decoder alone.
 
   Returns:
-    ({"nfe1": out[key], ..., "ae": out["ae"]}, the last whole output).
+    ({"nfe1": out[key], ..., "ae": out["ae"]}, the last whole output). The rows are zero where
+    `<key>_mask` of the batch says that there is only padding.
   """
   rows = {}
   for n in nfe:
@@ -60,7 +62,42 @@ def versions(predict: Callable, state, batch, rng, nfe, key: str) -> tuple[dict,
       rows[f"nfe{n}"] = out[key]
     if "ae" in out:
       rows["ae"] = out["ae"]
-  return rows, out
+  return {k: within(batch, key, x) for k, x in rows.items()}, out
+
+
+def within(batch, key: str, x):
+  """`x` [B, T, C], zero where `<key>_mask` of the batch says that there is only padding."""
+  mask = batch.get(f"{key}_mask")
+  return x if mask is None else jnp.where(mask[..., None], x, 0)
+
+
+class Paired:
+  """Measures of pairs of waves, each over the recorded part of its clip.
+
+  Args:
+    measures: {name: fn(estimate, reference) -> [B]} of jax and of numpy arrays [B, T, C].
+  """
+
+  def __init__(self, measures: Mapping[str, Callable]):
+    self._measures = measures
+    self._jitted = jax.jit(
+      lambda x, y: {k: f(x, y).reshape(x.shape[0]) for k, f in measures.items()}
+    )
+
+  def __call__(self, estimate, reference, recorded=None) -> dict[str, np.ndarray]:
+    """{name: f32[B]} of all processes' rows; `recorded` bool[B, T] is false in the padding."""
+    out = gather(self._jitted(estimate, reference))
+    if recorded is None or (recorded := gather(recorded)).all():
+      return out
+    out = {k: v.copy() for k, v in out.items()}
+    x, y = gather((estimate, reference))
+    # By numpy: a compiled program serves one length only.
+    for i in np.flatnonzero(recorded.any(1) & ~recorded.all(1)):
+      here = np.flatnonzero(recorded[i])
+      part = np.s_[i : i + 1, here[0] : here[-1] + 1]
+      for k, f in self._measures.items():
+        out[k][i] = np.reshape(f(x[part], y[part]), ())
+    return out
 
 
 def gather(tree):

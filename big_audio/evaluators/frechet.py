@@ -11,6 +11,9 @@ Finite sets of one distribution are apart as well, so every distance comes with 
 other half; `real/fd_half`, the floor at the same size, compares originals with originals.
 `<row>/fd` compares all items: with their own originals (which favours them: the sets are paired),
 or with the `reference` set, which then has the floor `real/fd`, its distance from the originals.
+
+Log-mel frames whose centre lies in the padding of a clip (`wav_mask` of the batch) are left out;
+another run's embedding is of the padded clip, as it was trained.
 """
 
 from collections.abc import Iterator
@@ -40,9 +43,13 @@ def log_mel_frames(wav, sr: int, *, n_mels: int = 64, secs: float = 0.032, floor
     floor: least magnitude.
   """
   xp = wav.__array_namespace__()
-  window = distances.window_for(sr, secs)
+  window = _window(sr, secs)
   frames = mel.mel_spectrogram(wav, sr, window, window // 4, n_mels, pad_mode="constant")
   return xp.log10(xp.maximum(xp.mean(frames, axis=-1), floor))
+
+
+def _window(sr, secs=0.032):
+  return distances.window_for(sr, secs)
 
 
 class Evaluator:
@@ -96,9 +103,9 @@ class Evaluator:
       if not sr:
         raise ValueError(f"{where}: embed={LOG_MEL!r} needs sr, the rate of the waves in Hz.")
       frames = jax.jit(lambda x: log_mel_frames(x, sr))
-      self._embed = lambda x: frames(x)
+      self._embed, self._hop = frames, _window(sr) // 4
     else:
-      self._embed = lambda x: aux[embed]({key: x})["features"]
+      self._embed, self._hop = lambda x: aux[embed]({key: x})["features"], None
       theirs = getattr(aux[embed], "config", {}).get("models", {})
       rates = {m["sr"] for m in theirs.values() if m.get("sr")}
       if key == "wav" and sr and rates - {sr}:
@@ -115,33 +122,40 @@ class Evaluator:
       own = C.to_dict(reference).get("pp", pp)
       self._reference = common.reader(reference, own, batch_size, limit)
 
-  def _features(self, x, mask):
-    out = np.asarray(jax.device_get(self._embed(x)), np.float64)[mask]
-    return out[:, None] if out.ndim == 2 else out  # [N, F, D]
+  def _features(self, x, mask, recorded):
+    """[F, D] of each item in `mask`, of the frames that are recorded."""
+    out = np.asarray(jax.device_get(self._embed(x)), np.float64)
+    out = out[:, None] if out.ndim == 2 else out
+    here = np.ones(out.shape[:2], bool)
+    if self._hop and recorded is not None:
+      here = recorded[:, np.maximum(np.arange(out.shape[1]) * self._hop - 1, 0)]
+    return [out[n][here[n]] for n in np.flatnonzero(mask)]
 
   def _collect(self, state):
-    """{row: [N, F, D]}, "real" first."""
+    """{row: list of [F, D]}, "real" first."""
     found: dict[str, list] = {}
     key = jax.random.key(self._seed)
     for i, (batch, _) in enumerate(common.device_batches(self._batches, self._mesh)):
       rng = jax.random.fold_in(key, i)
       rows, _ = common.versions(self._predict, state, batch, rng, self._nfe, self._key)
       rows = {"real": batch[self._key], **rows}
-      rows, mask = common.gather((rows, batch["_mask"]))
+      given = batch["_mask"], batch.get(f"{self._key}_mask")
+      rows, (mask, recorded) = common.gather((rows, given))
       for name, x in rows.items():
-        found.setdefault(name, []).append(self._features(x, mask > 0))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        found.setdefault(name, []).extend(self._features(x, mask > 0, recorded))
+    return found
 
   def _collect_reference(self):
     parts = []
     for batch, _ in common.device_batches(self._reference, self._mesh):
-      x, mask = common.gather((batch[self._key], batch["_mask"]))
-      parts.append(self._features(x, mask > 0))
-    return np.concatenate(parts)
+      given = batch[self._key], batch["_mask"], batch.get(f"{self._key}_mask")
+      x, mask, recorded = common.gather(given)
+      parts += self._features(x, mask > 0, recorded)
+    return parts
 
   def _compare(self, real, fake):
-    """{measure: value} of two sets of items [N, F, D]."""
-    real, fake = (s.reshape(-1, s.shape[-1]) for s in (real, fake))
+    """{measure: value} of two sets of items [F, D]."""
+    real, fake = np.concatenate(real), np.concatenate(fake)
     out = {}
     if "fd" in self._measures:
       out["fd"] = distributions.frechet_distance(real, fake)
@@ -170,12 +184,12 @@ class Evaluator:
       if not (name == "real" and self._reference is None):
         for k, v in self._compare(reference, items).items():
           yield f"{name}/{k}", v
-      crossed = [self._compare(real[a], items[b]) for a, b in halves]
+      crossed = [self._compare([real[i] for i in a], [items[i] for i in b]) for a, b in halves]
       for k in crossed[0] if crossed else ():
         split = [c[k] for c in crossed]
         yield f"{name}/{k}_half", float(np.mean(split))
         yield f"{name}/{k}_half_std", float(np.std(split))
     yield "items", float(len(real))
     yield "reference_items", float(len(reference))
-    yield "features_per_item", float(real.shape[1])
-    yield "dims", float(real.shape[2])
+    yield "features_per_item", float(np.mean([len(item) for item in real]))
+    yield "dims", float(real[0].shape[1])

@@ -1,9 +1,9 @@
 """A length-independent neural codec for waveforms: 50 or so tokens a second, each a few FSQ codes.
 
 Features: MDCT, MDST and log-power input, ConvNeXt-1D encoder and mirror decoder, FSQ, a head that
-predicts complex STFT frames (gain and phase, as Vocos 2306.00814). Nothing looks at the whole
-clip: no statistics over time, a finite reach, and frames outside `mask` count as zeros. So a window
-with `reach` frames of context on both sides gives the codes and samples of the whole clip.
+predicts complex STFT frames or MDCT frames (gain and phase, as Vocos 2306.00814). Nothing looks at
+the whole clip: no statistics over time, a finite reach, and frames outside `mask` count as zeros.
+So a window with `reach` frames of context on both sides gives the codes and samples of the clip.
 
 Token i stands for samples [i hop, (i+1) hop); a clip of T samples has ceil(T / hop) tokens.
 """
@@ -20,13 +20,14 @@ from flax.core import FrozenDict
 from big_audio import config as C
 from big_audio.dsp import mdct, stft
 from big_audio.dsp.windows import mdct_window
-from big_audio.models.frames import overlap_add
+from big_audio.models.frames import overlap_add, straddle
 from big_audio.nn.conv1d import ConvNeXt, receptive_reach
 from big_audio.nn.quantize import FSQ
 from big_audio.nn.rvq import RVQ, Continuous
 
 # Powers below it are silence; it keeps the logarithm and its gradient finite.
 LOG_FLOOR = 1e-7
+HEADS = ("stft", "mdct")
 QUANTIZERS = {"fsq": FSQ, "rvq": RVQ, "continuous": Continuous}
 
 
@@ -44,7 +45,9 @@ class Model(nn.Module):
     expansion, kernel, norm, causal: of the blocks, see `nn.conv1d.ConvNeXtBlock`. A causal codec
       looks ahead no further than its transforms overlap, for streams.
     dtype: compute type of the blocks ("bfloat16"); parameters and transforms are float32.
-    sub: STFT frames a token in the head; their hop is hop / sub, their window 4 hops.
+    head_type: "stft": complex frames, overlapping four times; "mdct": real frames, overlapping
+      twice, with as many coefficients as samples. (linen keeps the name `head` for the layer.)
+    sub: frames a token in the head; their hop is hop / sub, their window 4 (MDCT: 2) of their hops.
     power: exponent of the compressed MDCT and MDST in the input.
     variant: unused, every size is a keyword.
   """
@@ -61,6 +64,7 @@ class Model(nn.Module):
   norm: str = "none"
   causal: bool = False
   dtype: str | None = None
+  head_type: str = "stft"
   sub: int = 2
   power: float = 0.3
   variant: str | None = None
@@ -78,6 +82,11 @@ class Model(nn.Module):
     self.enc_out = nn.Dense(self.quant.in_dim)
     self.dec_in = nn.Dense(self.width)
     self.decoder = ConvNeXt(self.dec_depth, **kw)
+    if self.head_type not in HEADS:
+      raise ValueError(
+        f"config.models.codec.head_type={self.head_type!r} is unknown. "
+        f"{C.nearest(self.head_type, HEADS)}"
+      )
     self.head = nn.Dense(self.sub * self.channels * 3 * self.bins)
 
   @property
@@ -87,8 +96,8 @@ class Model(nn.Module):
 
   @property
   def bins(self) -> int:
-    """Bins of the head's STFT."""
-    return self.n_fft // 2 + 1
+    """Bins of the head's frames."""
+    return self.hop // self.sub if self.head_type == "mdct" else self.n_fft // 2 + 1
 
   @property
   def encoder_reach(self) -> tuple[int, int]:
@@ -98,7 +107,8 @@ class Model(nn.Module):
   @property
   def decoder_reach(self) -> tuple[int, int]:
     """Tokens (before, after) a token that its samples depend on."""
-    return self._reach(self.dec_depth, 2)  # overlap-add of 4 hops
+    # STFT: overlap-add of 4 hops. MDCT: a row of frames knows its token and the one before it.
+    return self._reach(self.dec_depth, 1 if self.head_type == "mdct" else 2)
 
   def _reach(self, depth, more):
     one = receptive_reach(depth, self.kernel)
@@ -199,18 +209,45 @@ class Model(nn.Module):
       (wav f32[B, F * hop, C], features f32[B, F, width] for a refiner).
     """
     feats = self.decoder(self.dec_in(lat), mask).astype(jnp.float32)
-    return self.synthesis(self.head(feats), mask), feats
+    return self.synthesis(self.head(self._rows(feats, mask)), mask), feats
+
+  def _rows(self, feats, mask):
+    """Decoder features [B, F, width] -> what the head sees of them."""
+    if self.head_type == "stft":
+      return feats
+    # Row i holds the MDCT frame across tokens i - 1 and i and the frames inside of token i; it
+    # knows both tokens. F + 1 rows cover F tokens to their very edges.
+    here = feats if mask is None else jnp.where(mask[..., None], feats, 0.0)
+    return straddle(here)
 
   def synthesis(self, raw, mask=None):
-    """Head outputs f32[B, F, sub * C * 3 * bins] (log gain, and a phase as a 2-vector) -> wav."""
-    b, f = raw.shape[:2]
-    raw = raw.reshape(b, f * self.sub, self.channels, 3, self.bins)
+    """Head outputs -> waveform.
+
+    Args:
+      raw: f32[B, R, sub * C * 3 * bins]: log gain, and a phase as a 2-vector. R = F for the STFT;
+        F + 1 for the MDCT, of whose last row only the first frame is used.
+      mask: bool[B, F], tokens inside the clip; None: all.
+
+    Returns:
+      f32[B, F * hop, C], zeros outside the mask.
+    """
+    b, rows = raw.shape[:2]
+    raw = raw.reshape(b, rows * self.sub, self.channels, 3, self.bins)
     gain = jnp.exp(jnp.minimum(raw[..., 0, :], 8.0))
     re, im = raw[..., 1, :], raw[..., 2, :]
     # Unit phase; the floor keeps the derivative finite where both are zero.
     unit = jax.lax.rsqrt(re**2 + im**2 + 1e-8)
+    if self.head_type == "mdct":
+      return self._inverse_mdct(gain * (re * unit), rows - 1, mask)
     spec = gain * jax.lax.complex(re * unit, im * unit)
     return overlap_add(spec, self.n_fft, self.hop // self.sub, mask, self.sub)
+
+  def _inverse_mdct(self, x, tokens, mask):
+    """Gain times the cosine of the phase: the real part of an MCLT [B, R sub, C, bins] -> wav."""
+    frames = jnp.moveaxis(x[:, : tokens * self.sub + 1], 2, 3)  # [B, F sub + 1, bins, C]
+    # A gain of 1 is then about as loud as in the STFT, whose inverse divides by its length.
+    wav = mdct.imdct(frames * self.hop**-0.5, tokens * self.hop)
+    return wav if mask is None else wav * jnp.repeat(mask, self.hop, axis=1)[..., None]
 
   def __call__(self, wav, stats):
     """Touches every parameter: for init."""

@@ -39,6 +39,15 @@ def overlap_add(spec, n_fft: int, hop: int, mask=None, sub: int = 1):
   return wav if mask is None else wav * jnp.repeat(mask, sub * hop, axis=1)[..., None]
 
 
+def straddle(x):
+  """Per-token features [B, F, E] -> [B, F + 1, 2 E]: row f has those of tokens f - 1 and f.
+
+  What a frame that covers both may know; there are zeros beyond the edges.
+  """
+  x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+  return jnp.concatenate([x[:, :-1], x[:, 1:]], axis=-1)
+
+
 class _STFT:
   """What the two STFT domains share."""
 
@@ -121,8 +130,7 @@ class MDCT:
 
   def align(self, x):
     """Row f sees what tokens f - 1 and f know (zeros beyond the edges)."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-    return jnp.concatenate([x[:, :-1], x[:, 1:]], axis=-1)
+    return straddle(x)
 
   def analysis(self, wav, mask=None):
     """-> [B, F + 1, D], no side information."""

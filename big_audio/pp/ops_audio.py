@@ -13,7 +13,7 @@ from big_audio.pp.registry import OpError, op, take
 def crop(
   secs: float | None = None, *, samples: int | None = None, mode: str = "random", key: str = "wav"
 ):
-  """Takes a span of fixed length out of a recording.
+  """Takes a span of fixed length out of a recording, and of its `<key>_mask` if it has one.
 
   Args:
     secs: length in seconds at the example's `sr`; or
@@ -43,15 +43,18 @@ def crop(
     elif mode == "centre":
       start = (total - n) // 2
     span = wav.read(start, n) if hasattr(wav, "read") else wav[start : start + n]
-    return {**example, key: span}
+    mask = f"{key}_mask"
+    cut = {mask: example[mask][start : start + n]} if mask in example else {}
+    return {**example, key: span, **cut}
 
   return fn
 
 
 @op("pad")
 def pad(
-  secs: float | None = None, *, samples: int | None = None, mode: str = "end", key: str = "wav"
-):
+  secs: float | None = None, *, samples: int | None = None, mode: str = "end", key: str = "wav",
+  mask: bool = False,
+):  # fmt: skip
   """Appends silence up to a length; a recording that is long enough stays as it is (and unread).
 
   Args:
@@ -59,6 +62,8 @@ def pad(
     samples: length in samples.
     mode: where the silence goes: `end`, `start`, `centre` (half on each side) or `random`.
     key: where the recording is.
+    mask: also writes `<key>_mask` bool[T], false where there is nothing but padding: what models
+      and measures then leave out. Keep it; only `crop` may follow.
   """
   _one_length(secs, samples)
   if mode not in ("end", "start", "centre", "random"):
@@ -66,14 +71,16 @@ def pad(
 
   def fn(example, rng):
     wav = take(example, key)
-    missing = _length(example, secs, samples) - wav.shape[0]
-    if missing <= 0:
-      return example
+    total = wav.shape[0]
+    missing = _length(example, secs, samples) - total
+    if missing <= 0:  # a view of one number, however long the recording is
+      return {**example, f"{key}_mask": np.broadcast_to(True, total)} if mask else example
     before = {"end": 0, "start": missing, "centre": missing // 2}.get(mode)
     if before is None:
       before = int(rng.integers(missing + 1))
-    wav = np.pad(_array(wav), ((before, missing - before), (0, 0)))
-    return {**example, key: wav}
+    sides = (before, missing - before)
+    more = {f"{key}_mask": np.pad(np.ones(total, bool), sides)} if mask else {}
+    return {**example, key: np.pad(_array(wav), (sides, (0, 0))), **more}
 
   return fn
 

@@ -451,9 +451,12 @@ class Trainer:
   def reconstruct(self, variables, batch, rng, *, nfe=1, groups=None):
     """{"wav" f32[B, T, C]} -> {"wav", "ae": alike, "codes" int32[B, F, k], "bits" [B]}.
 
-    Only the first `groups` groups of codes are used (None: all).
+    Also "code_mask" bool[B, F], the tokens inside the clip, as "mask" bool[B, F] or "wav_mask"
+    bool[B, T] of the batch tell. Only the first `groups` groups of codes are used (None: all).
     """
     wav, mask = batch["wav"], batch.get("mask")
+    if mask is None and "wav_mask" in batch:
+      mask = batch["wav_mask"][:, :: self.codec.hop]
     y, feats, codes = self._autoencode(variables, wav, mask, groups)
     b, f = codes.shape[:2]
     mask = jnp.ones((b, f), bool) if mask is None else mask
@@ -463,4 +466,5 @@ class Trainer:
     tokens = jnp.sum(mask, axis=1).astype(jnp.float32)
     # As in trainers/flow.py, a number of a continuous latent counts as 32 bits.
     per_token = self.codec.bits_per_token(groups) or 32 * self.codec.latent_dim
-    return {"wav": out, "ae": y, "codes": codes[..., :groups], "bits": tokens * per_token}
+    codes = codes[..., :groups]
+    return {"wav": out, "ae": y, "codes": codes, "code_mask": mask, "bits": tokens * per_token}

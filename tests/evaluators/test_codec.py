@@ -104,6 +104,22 @@ def test_all_measures():
   assert metrics.evaluator_row("codec", "zero/mel") == "val/codec/zero/mel"
 
 
+def test_padding_counts_for_nothing():
+  def padded(state, batch, rng, nfe):
+    out = reconstruct(state, batch, rng, nfe)
+    if "wav_mask" in batch:
+      out["code_mask"] = batch["wav_mask"][:, ::80]
+    return {**out, "ae": out["ae"] + (0.0 if nfe else 0.01)}  # beyond the clip too
+
+  kw = dict(predict={"reconstruct": padded}, generations=2, nfe=0)
+  kw["measures"] = ("codes", "drift", "diversity")
+  want = dict(evaluator(**kw).run({}))
+  pp = "pad(samples=2400, mask=True)|keep('wav', 'wav_mask')"
+  got = dict(evaluator(data=dict(NOTES, pp=pp), **kw).run({}))
+  assert got["codes/tokens"] == 5 * 20
+  assert got == pytest.approx(want, rel=1e-3)
+
+
 def test_speed_of_encoder_and_decoder_apart():
   calls = []
 

@@ -61,6 +61,58 @@ def test_audio_distance(mesh, tmp_path):
   assert got["zero/si_sdr"] == pytest.approx(-150) and got["zero/mel"] > got["ae/mel"]
 
 
+class Padded:
+  """Clips of several lengths, alone in a padded batch as `pad(mask=True)` leaves it."""
+
+  def __init__(self, wav, lengths, size):
+    self.wav, self.lengths, self.size = wav, lengths, size
+
+  def __call__(self):
+    mask = np.arange(self.size)[None] < np.array(self.lengths)[:, None]
+    wav = np.where(mask[..., None], np.resize(self.wav, (len(mask), self.size, 1)), 0)
+    batch = {"wav": wav.astype(np.float32), "wav_mask": mask, "_mask": np.ones(len(mask), "f4")}
+    yield {k: v[:2] for k, v in batch.items()}
+    last = {k: np.concatenate([v[2:], v[2:]]) for k, v in batch.items()}
+    yield {**last, "_mask": np.array([1, 0], np.float32)}
+
+
+def test_padding_counts_for_nothing(mesh, tmp_path, monkeypatch):
+  """Distances and kbps of clips in a padded batch are those of each clip alone."""
+  lengths, wav = (2400, 1000, 1700), waves()[:3]
+
+  def noisy(state, batch, rng, nfe):
+    x = batch["wav"]
+    out = x + 0.1 * jnp.sin(jnp.arange(x.shape[1]))[:, None]  # beyond the clip too
+    tokens = jnp.ceil(jnp.sum(batch["wav_mask"], 1) / 160) if "wav_mask" in batch else x.shape[1]
+    return {"wav": out, "ae": 2 * out, "bits": 30.0 * tokens}
+
+  batches = Padded(wav, lengths, 2400)
+  monkeypatch.setattr(audio_distance.common, "reader", lambda *a: batches)
+  heard = []
+  score = lambda y, x, sr: heard.append((y, x)) or 0.0
+  monkeypatch.setitem(perceptual.MEASURES, "stoi", score)
+  monkeypatch.setattr(perceptual, "available", lambda name: True)
+  evaluator = audio_distance.Evaluator(
+    {"reconstruct": noisy}, data=None, batch_size=2, mesh=mesh, workdir=str(tmp_path), sr=SR,
+    measures=("si_sdr", "lsd", "mel", "stoi"),
+  )  # fmt: skip
+  got = dict(evaluator.run({}))
+  clips = [np.asarray(batches.wav[i, :n], np.float32)[None] for i, n in enumerate(lengths)]
+  estimates = [c + 0.1 * np.sin(np.arange(c.shape[1], dtype=np.float32))[:, None] for c in clips]
+  for name in ("si_sdr", "lsd", "mel"):
+    fn = lambda x, y: float(np.squeeze(audio_distance.DISTANCES[name](x, y, SR)))
+    want = np.mean([fn(e, c) for e, c in zip(estimates, clips)])
+    assert got[f"nfe1/{name}"] == pytest.approx(want, rel=2e-3)
+    if name != "si_sdr":
+      want = np.mean([fn(np.zeros_like(c), c) for c in clips])
+      assert got[f"zero/{name}"] == pytest.approx(want, rel=2e-3)
+  assert got["kbps"] == pytest.approx(30 * (15 + 7 + 11) / (sum(lengths) / SR) / 1000)
+  assert got["items"] == 3 and len(heard) == 4 * 3
+  # Packages get all of the clip, and nothing of what a model says beyond it.
+  y, x = [h for h in heard if not np.array_equal(*h) and h[1].any()][1]
+  assert x.shape == (2400, 1) and x[:1000].any() and not x[1000:].any() and not y[1000:].any()
+
+
 def test_more_measures_with_intervals(mesh, tmp_path):
   """Numpy values of every item, their means and their bootstrap intervals."""
   measures = ["mr_stft", "dac_stft", "si_sdr"]
@@ -82,7 +134,7 @@ def test_more_measures_with_intervals(mesh, tmp_path):
   assert "nfe1/mel" not in got and "nfe1/si_sdr_hi" in got
 
 
-def test_scores_of_packages_failures_and_what_is_missing(mesh, tmp_path, monkeypatch):
+def test_scores_of_packages_failures_and_what_is_missing(mesh, tmp_path, monkeypatch, capsys):
   def speech(reference, estimate, sr):
     if not estimate.any():
       raise perceptual.NoScore("silence")
@@ -95,7 +147,10 @@ def test_scores_of_packages_failures_and_what_is_missing(mesh, tmp_path, monkeyp
     {"reconstruct": predict}, data=notes(), batch_size=2, mesh=mesh, workdir=str(tmp_path), sr=SR,
     measures=["stoi", "pesq_nb"],
   )  # fmt: skip
+  dict(evaluator.run({}))
   got = dict(evaluator.run({}))
+  err = capsys.readouterr().err
+  assert err.count("pesq_nb is unavailable") == 1 and "stoi" not in err  # said once
   wav = waves()
   assert got["ae/stoi"] == pytest.approx(float(np.abs(2 * wav).mean()), rel=1e-4)
   assert got["ae/stoi_failed"] == 0 and got["zero/stoi_failed"] == 5

@@ -88,6 +88,18 @@ def test_log_mel_frames_of_waves():
   assert np.median(loud[frechet.log_mel_frames(wav, SR) > -2.9]) == pytest.approx(1, abs=1e-3)
 
 
+def test_frames_of_padding_are_left_out():
+  """Two clips in one padded batch have the frames that each has alone."""
+  pp = "pad(samples=2400, mask=True)|keep('wav', 'wav_mask')"
+  kw = dict(key="wav", aux=None, batch_size=4, sr=SR, nfe=0, measures=("fd",))
+  got = dict(evaluator(data=dict(NOTES, pp=pp), **kw).run({}))
+  want = dict(evaluator(data=NOTES, **kw).run({}))
+  assert want["features_per_item"] == got["features_per_item"] == 26
+  # The last frame of a clip sees the same zeros in either case.
+  for row in ("ae/fd", "ae/fd_half", "real/fd_half"):
+    assert got[row] == pytest.approx(want[row], rel=1e-4)
+
+
 def test_an_embedder_of_another_rate_is_refused():
   class Embedder:
     spec, config = "runs/x:embed", {"models": {"net": {"sr": 16000}, "heads": {"outputs": {}}}}

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
+from scipy import fft
 
 from big_audio.objectives import spectral as P
 
@@ -12,6 +13,7 @@ LOSSES = {
   "mel": lambda x, y, m=None: P.mel_l1(x, y, 8000, windows=(128, 512), mels=(16, 64), mask=m),
   "stft": lambda x, y, m=None: P.stft_l1(x, y, windows=(128, 512), mask=m),
   "loudness": lambda x, y, m=None: P.loudness_l1(x, y, 8000, mask=m),
+  "mdct": lambda x, y, m=None: P.mdct_l1(x, y, windows=(64, 256), mask=m),
   "all": lambda x, y, m=None: P.reconstruction(x, y, 8000, mask=m, **SMALL)[0],
 }
 
@@ -40,6 +42,26 @@ def test_values_by_librosa():
     want = np.mean(np.where(diff > 0, 3 * diff, -diff))
     np.testing.assert_allclose(P.loudness_l1(x, y, 8000, excess=3)[b], want, rtol=1e-4)
     np.testing.assert_allclose(P.wave_l1(x, y)[b], np.mean(np.abs(x - y)[b]), rtol=1e-5)
+
+
+def test_compressed_mdct_by_scipy():
+  x, y = _noise(2, 500, 2), _noise(2, 500, 2, seed=1)
+  n, window = 32, np.sin(np.pi / 64 * (np.arange(64) + 0.5))
+
+  def frames(wav):
+    padded = np.pad(wav, (n, 2 * n))
+    for f in range(500 // n + 1):  # centred on 0, 32, ... 480
+      a, b, c, d = np.split(window * padded[f * n : (f + 2) * n], 4)
+      coefs = fft.dct(np.concatenate([-c[::-1] - d, a - b[::-1]]), type=4, norm="ortho")
+      yield np.sign(coefs) * np.abs(coefs) ** 0.3
+
+  loss = jax.jit(lambda x, y: P.mdct_l1(x, y, windows=(64,)))
+  got = loss(x, y)
+  for b in range(2):
+    a, c = (np.array([list(frames(s[b, :, k])) for k in range(2)]) for s in (x, y))
+    np.testing.assert_allclose(got[b], np.mean(np.abs(a - c)), rtol=1e-4)
+  # A change of sign, which magnitudes do not hear, costs twice what silence does.
+  np.testing.assert_allclose(loss(x, -x), 2 * loss(x, 0 * x), rtol=1e-5)
 
 
 def test_excess_costs_more_than_lack():
@@ -96,6 +118,17 @@ def test_the_sum_is_of_its_parts():
   total, parts = P.reconstruction(x, y, 8000, weights={"wave": 2.0})
   assert list(parts) == ["wave"]
   np.testing.assert_allclose(total, 2 * parts["wave"])
+  total, parts = P.reconstruction(x, y, 8000, weights={"mdct": 3.0}, mdct_windows=(64,))
+  np.testing.assert_allclose(total, 3 * P.mdct_l1(x, y, windows=(64,)))
+
+
+def test_the_order_of_weights_and_zeros_change_nothing():
+  x, y = _noise(4, 2000, 1), _noise(4, 2000, 1, seed=1)
+  want, parts = jax.jit(lambda x, y: P.reconstruction(x, y, 8000, **SMALL))(x, y)
+  weights = dict(sorted({**P.WEIGHTS, "mdct": 0.0}.items()))
+  got, same = jax.jit(lambda x, y: P.reconstruction(x, y, 8000, weights=weights, **SMALL))(x, y)
+  np.testing.assert_array_equal(got, want)
+  assert set(same) == set(parts) == set(P.WEIGHTS)
 
 
 def test_descent_from_near_silence_finds_the_level():
@@ -116,7 +149,12 @@ def test_errors():
     P.mel_l1(x, x, 8000, windows=(128,), mels=(80,))
   with pytest.raises(ValueError, match="2 windows but 1 numbers"):
     P.mel_l1(x, x, 8000, windows=(128, 256), mels=(16,))
-  with pytest.raises(ValueError, match="expected weights for some of"):
+  with pytest.raises(ValueError, match="expected weights >= 0 for some of"):
     P.reconstruction(x, x, 8000, weights={"mle": 1.0})
+  for weights in ({}, {"mel": 0.0}, {"mel": 1.0, "wave": -1.0}):
+    with pytest.raises(ValueError, match="one of them above 0"):
+      P.reconstruction(x, x, 8000, weights=weights)
+  with pytest.raises(ValueError, match="mdct_l1.*multiples of 4, got 102"):
+    P.mdct_l1(x, x, windows=(102,))
   with pytest.raises(ValueError, match="multiples of 4, got 102"):
     P.stft_l1(x, x, windows=(102,))

@@ -99,6 +99,21 @@ def test_pad_modes():
   assert run("pad(secs=1)", wav=wav, sr=2)["wav"] is wav
 
 
+def test_the_mask_of_padding():
+  wav = np.ones((2, 1), np.float32)
+  mask = lambda mode: run(f"pad(samples=5, mode='{mode}', mask=True)", wav=wav)["wav_mask"].tolist()
+  assert mask("end") == [1, 1, 0, 0, 0] and mask("centre") == [0, 1, 1, 0, 0]
+  assert "wav_mask" not in run("pad(samples=5)", wav=wav)
+  out = run("pad(samples=6, mask=True)|crop(samples=4, mode='centre')", wav=ramp(4))
+  assert out["wav_mask"].tolist() == [1, 1, 1, 0] and out["wav"].shape == (4, 1)
+  file = Unread()
+  out = run("pad(samples=50, mask=True)|crop(samples=7)|keep('wav', 'wav_mask')", wav=file)
+  assert [s[1] for s in file.spans] == [7], "a long recording stays unread"
+  assert out["wav_mask"].dtype == bool and out["wav_mask"].tolist() == [True] * 7
+  out = run("pad(samples=5, key='a', mask=True)", a=wav)
+  assert out["a_mask"].sum() == 2
+
+
 def test_channels():
   stereo = np.float32([[0, 1], [2, 4]])
   assert run("mono", wav=stereo)["wav"].tolist() == [[0.5], [3]]
