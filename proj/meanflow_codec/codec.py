@@ -127,6 +127,10 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
         f'"{source}" holds {len(h.levels)} groups of codes, this codec was opened with '
         f"{len(codec.levels)}. Use groups={len(h.levels)}."
       )
+    if h.noise_seed >= 2**32:
+      raise ValueError(
+        f'"{source}": header: expected noise_seed in 0..2^32 - 1, got {h.noise_seed}.'
+      )
     part, clipped = target + ".part", 0
     try:
       with soundfile.SoundFile(part, "w", h.sample_rate, h.channels, subtype, format=kind) as out:
@@ -230,6 +234,11 @@ def _run(flags):
   nfe = (1 if codec.has_refiner else 0) if flags.nfe is None else flags.nfe
   for source, target in _pairs(flags.source, flags.target, {SUFFIX}, "." + flags.format):
     groups = len(bitstream.info(source)["levels"])
+    if groups not in codec.rates:
+      raise ValueError(
+        f'"{source}" holds {groups} groups of codes; this run has {codec.rates[-1]}, and was '
+        f"trained for the first {', '.join(map(str, codec.rates))}. Decode it with its own workdir."
+      )
     out = decode_file(codec.with_groups(groups), source, target, nfe=nfe)
     note = f", {out['clipped']:.2%} of the samples clipped" if out["clipped"] else ""
     print(f"{target}: {out['samples']} samples, {nfe} evaluation(s){note}")
