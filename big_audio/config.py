@@ -299,6 +299,25 @@ def call(where: str, fn, *positional, **kw):
   return fn(*positional, **kw)
 
 
+def share(where: str, kw: Mapping[str, Any], *fns) -> list[dict[str, Any]]:
+  """Keyword arguments shared out among functions: each to the first that has one of that name.
+
+  Raises:
+    ValueError: an argument that none of them has, with the nearest names of all.
+  """
+  named = lambda fn: {
+    k for k, p in inspect.signature(fn).parameters.items() if p.kind is not p.POSITIONAL_ONLY
+  }
+  params = [named(fn) for fn in fns]
+  known = [k for p in params for k in p]
+  out: list[dict[str, Any]] = [{} for _ in fns]
+  for key in kw:
+    if key not in known:
+      raise ValueError(f"{where}: unknown argument {key!r}. {nearest(key, known)}")
+    out[next(i for i, p in enumerate(params) if key in p)][key] = kw[key]
+  return out
+
+
 def pick(where: str, choices: Mapping[str, Any], name: str) -> Any:
   """`choices[name]`, or a ValueError with the nearest names."""
   if name not in choices:

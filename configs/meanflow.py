@@ -39,7 +39,8 @@ ARGS = dict(
   kbps=1.5,  # of the codes as they are packed; a range coder saves about a third of it
   # rvq: stages of 1024 learned codes in place of a fixed grid; no prior, so no range coder
   quantizer=("fsq", "rvq"),
-  gan=False,  # an adversarial part from 30 % of the run on
+  # an adversary: of the plain decoder from 30 % of the run on, or of the refiner's samples
+  gan=("none", "codec", "refiner"),
   coded_kbps=0.0,  # after range coding, on average; 0: whatever it comes to. See rate_weight
   rate_weight=0.0,  # of the coded bits in the codec's loss; with coded_kbps it finds its own
   channels=1,
@@ -193,14 +194,14 @@ def audio(a):
     c.trainer.rate_weight = a.rate_weight or 5e-4
   cosine = dict(kind="cosine", warmup_percent=2)
   ema = dict(decay=0.999)
-  if a.gan:
+  if a.gan != "none":
     # 64, 32 and 16 ms at any rate.
     windows = [2 ** round(math.log2(a.sr * ms / 1000)) for ms in (64, 32, 16)]
     c.models.discriminator = dict(
       model="discriminator", windows=windows, **(dict(width=4, depth=2) if a.smoke else {})
     )
-    c.trainer.gan = dict(begin_percent=30.0)
-  if a.gan or a.quantizer == "rvq":  # neither a discriminator nor codebooks are averaged
+    c.trainer.gan = dict(of=a.gan, begin_percent=30.0)
+  if a.gan != "none" or a.quantizer == "rvq":  # neither a discriminator nor codebooks are averaged
     ema["skip"] = "discriminator/.*|codec/quant/.*"
   schedule = [["codec/.*", cosine]]
   if a.method != "ae":
@@ -219,8 +220,11 @@ def audio(a):
   if a.quantizer == "fsq":
     c.models.prior = dict(model="code_prior", sizes=[n for g in fsq["levels"] for n in g])
     schedule.insert(0, ["prior/.*", dict(cosine, lr=3e-3, clip=1.0)])
-  if a.gan:
-    schedule.insert(0, ["discriminator/.*", dict(cosine, lr=5e-4, b1=0.8, clip=10.0)])
+  if a.gan != "none":
+    judge = dict(cosine, lr=5e-4, b1=0.8, clip=10.0)
+    if a.gan == "refiner":
+      judge["begin_percent"] = a.begin
+    schedule.insert(0, ["discriminator/.*", judge])
   c.optimizer = dict(name="adam", lr=2e-3, b1=0.9, b2=0.98, clip=1.0, schedule=schedule, ema=ema)
   c.log = dict(every_steps=5 if a.smoke else 50)
   c.ckpt = dict(every_steps=10 if a.smoke else 500, keep_latest=2)

@@ -3,7 +3,7 @@
   trainer = dict(name="autoencode", method="imf", domain="magnitude", refiner_begin_percent=60)
 
 Stage 1 trains the codec on waveform and spectral losses, with `gan=dict(...)` and a model
-"discriminator" on an adversarial one too (objectives/gan.py: both players move at every step).
+"discriminator" on an adversarial one too (trainers/adversary.py; both players move at every step).
 Stage 2, from `refiner_begin_percent` of the run on, trains the refiner to carry the decoder's
 output y to the recording x in `domain` (models/frames.py), from e = y + sigma * eps at t=1
 (FlowDec, 2503.01485) or from plain noise. The codec then stands still unless `joint`; give it a
@@ -15,7 +15,6 @@ With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t
 2601.22158), so an untrained refiner returns the AE's output; with "u" it gives u itself.
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -28,9 +27,11 @@ from big_audio import config as C
 from big_audio import sharding
 from big_audio.models import frames
 from big_audio.nn.quantize import code_usage
-from big_audio.objectives import flow, gan, meanflow, spectral
-from big_audio.trainers.flow import METHODS, PRIORS, FlowLoss, start_noise
+from big_audio.objectives import flow, meanflow, spectral
+from big_audio.trainers.adversary import Adversary
+from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
+from big_audio.trainers.stats import moments
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
 RATE_SPEED = 2e-3  # of the weight's logarithm in a step where there are twice the wanted bits
@@ -38,22 +39,6 @@ MAX_RATE_WEIGHT = 0.05
 AVERAGE_SKIP = "discriminator/.*|codec/quant/.*"
 PHASES = ("codec", "adversarial", "refiner")
 MAX_BOUND = 0.83  # a latent beyond it saturates the quantiser: 2 sigmoid(1.6 * 1.5) - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class GAN:
-  """Settings of the adversarial part.
-
-  weight: of the generator's loss beside the reconstruction.
-  feature_weight: of feature matching.
-  begin_percent: of the run, before which there is no adversarial part.
-  kind: see `objectives.gan`.
-  """
-
-  weight: float = 0.1
-  feature_weight: float = 0.2
-  begin_percent: float = 30.0
-  kind: str = "hinge"
 
 
 class Trainer:
@@ -66,7 +51,8 @@ class Trainer:
     self.codec = C.pick("config.models", models, "codec")
     self.code_prior = models.get("prior")
     self.discriminator = models.get("discriminator")
-    C.call("config.trainer", self._configure, **{k: config.trainer[k] for k in config.trainer})
+    own, flow = C.share("config.trainer", config.trainer, self._configure, FlowLoss)
+    C.call("config.trainer", self._configure, flow, **own)
     self.refiner = None if self.flow is None else C.pick("config.models", models, "refiner")
     # Where 2 sigmoid(gain z) - 1 reaches MAX_BOUND.
     self.max_latent = 2 * math.atanh(MAX_BOUND) / self.codec.quantizer.get("gain", 1.6)
@@ -106,12 +92,10 @@ class Trainer:
         )
 
   def _configure(
-    self, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted", sigma=0.5,
-    predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
+    self, settings, /, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted",
+    sigma=0.5, predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
     quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, coded_bits=None, gan=None,
-    sample_weight=0.0, sample_share=0.25, ratio=0.5, p=None, eps=None, t_dist=None,
-    guidance=None, drop=None, alpha_begin_percent=0.0, alpha_end_percent=100.0, warmup=None,
-    warmup_percent=0.0, v_weight=1.0, sampler=None, scale=1.0,
+    sample_weight=0.0, sample_share=0.25, sampler=None, scale=1.0,
   ):  # fmt: skip
     for key, value, most in (
       ("quantizer_dropout", quantizer_dropout, 1), ("soft_share", soft_share, 1),
@@ -138,9 +122,13 @@ class Trainer:
     self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
     self.sample_weight, self.sample_share = sample_weight, sample_share
     self.rate_weight, self.coded_bits = float(rate_weight), coded_bits
-    self.gan = None if gan is None else C.call("config.trainer.gan", GAN, **C.to_dict(gan))
+    self.gan = None if gan is None else C.call("config.trainer.gan", Adversary, **C.to_dict(gan))
     if (self.gan is None) != (self.discriminator is None):
       raise ValueError("config.trainer.gan and config.models.discriminator need each other.")
+    if self._judged("refiner") and not (sample_weight and method != "ae"):
+      raise ValueError(
+        'config.trainer.gan.of="refiner" judges its samples: needs a flow and sample_weight > 0.'
+      )
     if (rate_weight or coded_bits) and not (self.is_fsq and self.code_prior):
       raise ValueError("config.trainer.rate_weight, coded_bits: need an FSQ and models.prior.")
     if coded_bits is not None and not (coded_bits > 0 and rate_weight > 0):
@@ -150,11 +138,7 @@ class Trainer:
       )
     self.flow = self.domain = None
     if method != "ae":
-      self.flow = FlowLoss(
-        method, ratio=ratio, p=p, eps=eps, t_dist=C.to_dict(t_dist), guidance=C.to_dict(guidance),
-        drop=drop, alpha_begin_percent=alpha_begin_percent, alpha_end_percent=alpha_end_percent,
-        warmup=warmup, warmup_percent=warmup_percent, v_weight=v_weight,
-      )  # fmt: skip
+      self.flow = FlowLoss(method, **settings)
       self.flow.check_sampler(sampler, predict)
       sub = sub or (1 if domain == "mdct" else self.codec.sub)
       self.domain = frames.build(
@@ -169,20 +153,7 @@ class Trainer:
     if self.domain:
       parts["rows"] = lambda w: self.domain.analysis(w)[0]
     parts = {k: jax.jit(f) for k, f in parts.items()}
-    sums = {k: np.zeros(3, object) for k in parts}
-    for batch in batches:
-      for k, fn in parts.items():
-        x = np.asarray(fn(batch["wav"]), np.float64)
-        x = x.reshape(-1, x.shape[-1])
-        sums[k] = sums[k] + np.array([len(x), x.sum(0), (x**2).sum(0)], object)
-    out = {}
-    for k, (n, total, square) in sums.items():
-      mean = total / n
-      std = np.sqrt(np.maximum(square / n - mean**2, 0.0))
-      # Bins that are silent in the training data would otherwise be blown up in another recording.
-      std = np.maximum(std, 0.05 * std.mean() + 1e-6)
-      out[k] = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
-    return out
+    return moments((batch["wav"] for batch in batches), parts)
 
   def init(self, rng, batch, stats):
     """Parameters of both models; the statistics travel in "stats"."""
@@ -289,9 +260,12 @@ class Trainer:
     """What a step trains: "codec", "adversarial" (codec and discriminator) or "refiner"."""
     if self.flow is not None and step >= self._refiner_begin(total_steps):
       return "refiner"
-    if self.gan is not None and step >= round(self.gan.begin_percent / 100 * total_steps):
+    if self._judged("codec") and step >= round(self.gan.begin_percent / 100 * total_steps):
       return "adversarial"
     return "codec"
+
+  def _judged(self, name) -> bool:
+    return self.gan is not None and self.gan.of == name
 
   def _refiner_begin(self, total_steps) -> int:
     return round(self.begin * total_steps)
@@ -307,7 +281,7 @@ class Trainer:
     mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
     k_codes, k_flow = jax.random.split(rng)
     refine = self.flow is not None and (phase == "refiner" or not train)
-    play = self.gan is not None and (phase == "adversarial" or not train)
+    play = self._judged("codec") and (phase == "adversarial" or not train)
     still = phase == "refiner" and not self.joint  # the codec, its codebooks too
     codec = jax.lax.stop_gradient(variables) if still else variables
 
@@ -325,7 +299,8 @@ class Trainer:
       logs |= self._usage(q.codes, mask, batch)
     value = value + self._quantizer_loss(lat, q, mask, logs)
     if play:
-      value = value + self._adversarial(variables, y, wav, logs)
+      extra, found = self._adversarial(variables, y, wav)
+      value, logs = value + extra, logs | found
     value = value + self._code_bits(variables, codec, lat, q, keep, mask, logs)
     if self.coded_bits and train and not still:
       updates = {**updates, "rate": self._next_rate(variables, logs)}
@@ -355,20 +330,9 @@ class Trainer:
     logs["far"] = flow.frame_mean(jnp.square(jax.nn.relu(jnp.abs(lat) - self.max_latent)), mask)
     return own + self.far_weight * logs["far"]
 
-  def _adversarial(self, variables, y, wav, logs):
-    """Generator's and discriminator's losses f32[B]."""
-    params, sg = variables["params"]["discriminator"], jax.lax.stop_gradient
-    judge = lambda p, x: self.discriminator.apply({"params": p}, x)
-    real = judge(params, wav)
-    own, fooled = judge(params, sg(y)), judge(sg(params), y)
-    logs["gan_generator"] = gan.generator(fooled, self.gan.kind)
-    logs["gan_features"] = gan.feature_matching(real, fooled)
-    logs["gan_discriminator"] = gan.discriminator(real, own, self.gan.kind)
-    return (
-      self.gan.weight * logs["gan_generator"]
-      + self.gan.feature_weight * logs["gan_features"]
-      + logs["gan_discriminator"]
-    )
+  def _adversarial(self, variables, fake, real):
+    judge = lambda params, x: self.discriminator.apply({"params": params}, x)
+    return self.gan.losses(judge, variables["params"]["discriminator"], real, fake)
 
   def _next_rate(self, variables, logs):
     """The weight of bits, moved towards `coded_bits` a token."""
@@ -425,8 +389,12 @@ class Trainer:
       m = None if sample_mask is None else share(sample_mask)
       pred = self._wave(variables, out, take(side), None if mask is None else share(mask))
       heard, _ = self._reconstruction(pred, share(wav), m)
-      logs["sample_loss"] = jnp.broadcast_to(jnp.mean(heard), value.shape)
-      value = value + self.sample_weight * logs["sample_loss"]
+      extra, found = self.sample_weight * heard, {"sample_loss": heard}
+      if self._judged("refiner"):
+        more, judged = self._adversarial(variables, pred, share(wav))
+        extra, found = extra + more, found | judged
+      value = value + jnp.mean(extra)
+      logs |= {k: jnp.broadcast_to(jnp.mean(v), value.shape) for k, v in found.items()}
     return value
 
   # Use

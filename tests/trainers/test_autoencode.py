@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +90,7 @@ def test_a_codebook_may_not_be_averaged():
 
 
 def test_the_adversarial_part_begins_and_moves_both():
-  trainer = make(",method=ae,gan")
+  trainer = make(",method=ae,gan=codec")
   variables = variables_of(trainer)
   before, during = grads(trainer, variables, 1), grads(trainer, variables, 4)
   assert not moved(before, "discriminator/") and moved(during, "discriminator/")
@@ -97,6 +99,23 @@ def test_the_adversarial_part_begins_and_moves_both():
   logs = loss(trainer, variables, 4).logs
   assert np.isfinite(logs["gan_discriminator"]).all()
   assert "gan_generator" not in loss(trainer, variables, 1).logs
+
+
+def test_an_adversary_of_the_refiner_judges_its_samples():
+  trainer = make(",gan=refiner", predict="u")
+  variables = variables_of(trainer)
+  assert [trainer.phase(step, 10) for step in (0, 5, 6)] == ["codec", "codec", "refiner"]
+  before, during = grads(trainer, variables, 5), grads(trainer, variables, 6)
+  assert not moved(before, "discriminator/") and moved(during, "discriminator/")
+  assert not moved(during, "codec/")
+  trainer.gan = dataclasses.replace(trainer.gan, weight=0.0, feature_weight=0.0)
+  without = grads(trainer, variables, 6)
+  differs = [n for n in during if np.abs(during[n] - without[n]).max() > 1e-7]
+  assert differs and all(n.startswith("refiner/") for n in differs)
+  with pytest.raises(ValueError, match="sample_weight"):
+    make(",gan=refiner", sample_weight=0.0)
+  with pytest.raises(ValueError, match="Did you mean"):
+    make(",gan=refiner", gan=dict(of="decoder"))
 
 
 def test_the_prior_learns_from_codes_and_pulls_only_by_rate_weight():

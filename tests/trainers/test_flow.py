@@ -5,7 +5,8 @@ import pytest
 
 from big_audio import config as C
 from big_audio.objectives import alphaflow, flow, meanflow
-from big_audio.trainers.flow import FlowLoss, Trainer, start_noise
+from big_audio.trainers.flow import Trainer
+from big_audio.trainers.flow_loss import FlowLoss, start_noise
 from tests.objectives.test_meanflow import inputs, net
 
 KEY = jax.random.key(3)
