@@ -362,9 +362,10 @@ def info(path):
 
   Returns:
     dict: coding ("packed" or "range"), sample_rate (Hz), channels, samples, secs, hop, frames,
-    levels, bits_per_frame, model_hash (hex), noise_seed, header_bytes, payload_bytes, bytes, and
-    kbps = bytes * 8 / secs / 1000 with the header, payload_kbps without (both None for a file of
-    no samples).
+    levels, bits_per_frame, model_hash (hex), noise_seed, header_bytes, payload_bytes, packed_bytes
+    (what the payload has or would have packed), bytes, and kbps = bytes * 8 / secs / 1000 with the
+    header, payload_kbps and packed_kbps without (None for a file of no samples); saving = 1 -
+    payload_bytes / packed_bytes, the share that range coding took off (0 for a packed file).
   """
   with Reader(path) as r:
     h = r.header
@@ -387,7 +388,10 @@ def info(path):
       "noise_seed": h.noise_seed,
       "header_bytes": r.size - r.payload_bytes,
       "payload_bytes": r.payload_bytes,
+      "packed_bytes": h.packed_bytes,
       "bytes": r.size,
       "kbps": kbps(r.size),
       "payload_kbps": kbps(r.payload_bytes),
+      "packed_kbps": kbps(h.packed_bytes),
+      "saving": 1 - r.payload_bytes / h.packed_bytes if h.packed_bytes else 0.0,
     }

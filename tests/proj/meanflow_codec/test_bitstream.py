@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proj.meanflow_codec import bitstream
 from proj.meanflow_codec.bitstream import BitstreamError, Header, Reader, Writer
-from tests.proj.meanflow_codec.test_damage import reseal
+from tests.proj.meanflow_codec.test_damage import make_coder, reseal
 
 HASH = bytes(range(16))
 
@@ -237,6 +237,20 @@ def test_info_counts_every_byte(tmp_path):
   assert got["kbps"] > got["payload_kbps"] == pytest.approx(501 * 40 * 16 / 160001)
   empty = bitstream.info(bitstream.dumps(np.zeros((0, 1), int), make_header(((2,),), frames=0)))
   assert empty["samples"] == empty["payload_bytes"] == 0 and empty["kbps"] is None
+  assert empty["packed_kbps"] is None and empty["saving"] == 0
+
+
+def test_info_of_a_range_coded_file():
+  coder = make_coder(((4, 4), (4,)), favour=0)
+  header = Header(8000, 1, 160, coder.levels, HASH, samples=160 * 800, range_coded=True)
+  codes = np.zeros((800, 2), int)
+  got = bitstream.info(bitstream.dumps(codes, header, coder))
+  assert got["packed_bytes"] == 800 * 6 // 8 and got["packed_kbps"] == pytest.approx(0.3)
+  assert got["payload_kbps"] == pytest.approx(0.3 * (1 - got["saving"]))
+  assert 0.9 < got["saving"] == 1 - got["payload_bytes"] / 600
+  packed = bitstream.dumps(codes, dataclasses.replace(header, range_coded=False))
+  got = bitstream.info(packed)
+  assert got["saving"] == 0 and got["packed_kbps"] == got["payload_kbps"]
 
 
 def test_an_hour_in_bounded_memory(tmp_path):

@@ -23,8 +23,8 @@ FIELDS = {
 }  # fmt: skip
 
 
-def make_coder(groups, seed=0):
-  """A range coder with a prior of random weights."""
+def make_coder(groups, seed=0, favour=None):
+  """A range coder with a prior of random weights, or one that expects the symbol `favour`."""
   rng, sizes, units, context = np.random.default_rng(seed), [n for g in groups for n in g], 4, 2
   d, n = len(sizes), max(sizes)
   shapes = dict(
@@ -32,7 +32,10 @@ def make_coder(groups, seed=0):
     hidden_mix=(d, units, d, units), out=(d, units, n), out_in=(context + 1, d, n, d, n),
     out_bias=(d, n),
   )  # fmt: skip
-  params = {k: 0.3 * rng.standard_normal(s) for k, s in shapes.items()}
+  scale = 0.3 if favour is None else 0.0
+  params = {k: scale * rng.standard_normal(s) for k, s in shapes.items()}
+  if favour is not None:
+    params["out_bias"][:, favour] = 5.0
   return entropy.Coder(entropy.IntegerPrior(params, groups))
 
 
