@@ -75,17 +75,18 @@ def test_a_stream_of_samples_is_the_file_coded_offline(mine, pcm, samples):
 
 
 def test_a_stream_comes_out_block_by_block(mine, pcm):
-  """What is out when a sample is read lags behind by no more than the stated latency."""
-  data, late = pcm.astype("<i2").tobytes(), []
-  sink = io.BytesIO()
+  """Of the samples that a read waits for, all but the last `latency` (and a token) are out."""
+  raw, late = io.BytesIO(), []
 
   class Microphone(io.BytesIO):
     def read(self, n):
-      late.append((self.tell() - len(sink.getvalue())) // 2)
+      late.append((self.tell() + n - len(raw.getvalue())) // 2)
       return super().read(n)
 
-  streams.pipe(mine, Microphone(data), sink, nfe=0)
-  assert 0 < max(late[:-1]) <= (mine.latency() + mine.latency(0)) * SR
+  with io.BufferedWriter(raw, 1 << 20) as sink:
+    streams.pipe(mine, Microphone(pcm.astype("<i2").tobytes()), sink, nfe=0)
+    assert 0 < max(late) <= (mine.latency() + mine.latency(0)) * SR + mine.hop
+    assert len(raw.getvalue()) == 2 * T
 
 
 def test_the_stream_command(mine, pcm, monkeypatch, capsys):
