@@ -24,7 +24,15 @@ def map_with_name(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 
 def flatten(tree: Mapping) -> dict[str, Any]:
-  """A nested dict as {'a/b/c': leaf}."""
+  """A nested dict as {'a/b/c': leaf}.
+
+  Raises:
+    ValueError: a key with '/' in it, which `unflatten` would take apart.
+  """
+  for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for key in path:
+      if "/" in str(getattr(key, "key", "")):
+        raise ValueError(f"trees.flatten: {key.key!r} has a '/'; give that parameter another name.")
   return dict(names_and_leaves(tree))
 
 

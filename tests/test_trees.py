@@ -54,3 +54,8 @@ def test_sha256_sees_names_and_values():
   other = {**TREE, "dec": {"a": np.full((2,), 2.0 + 1e-7)}}
   assert trees.sha256(TREE) != trees.sha256(other)
   assert trees.sha256({"x": TREE["enc"], "dec": TREE["dec"]}) != trees.sha256(TREE)
+
+
+def test_a_name_that_reads_like_a_path_is_refused():
+  with pytest.raises(ValueError, match="'conv/kernel' has a '/'"):
+    trees.flatten({"norm": {"conv/kernel": np.ones(2)}})

@@ -5,9 +5,35 @@ normalisation; logits for patches of time and frequency.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from big_audio.dsp import stft
+
+
+class WeightNormConv(nn.Module):
+  """2-D convolution whose kernels are a direction times a length (1602.07868).
+
+  flax's own `WeightNorm` gives parameters names with '/', which name paths here.
+  """
+
+  features: int
+  kernel: tuple[int, int]
+  strides: tuple[int, int]
+
+  @nn.compact
+  def __call__(self, x):
+    """[B, F, K, C] -> [B, F', K', features]."""
+    shape = (*self.kernel, x.shape[-1], self.features)
+    direction = self.param("direction", nn.initializers.lecun_normal(), shape)
+    length = self.param("length", nn.initializers.ones, (self.features,))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    unit = direction * jax.lax.rsqrt(jnp.sum(direction**2, (0, 1, 2)) + 1e-12)
+    dims = ("NHWC", "HWIO", "NHWC")
+    out = jax.lax.conv_general_dilated(
+      x, length * unit, self.strides, "SAME", dimension_numbers=dims
+    )
+    return out + bias
 
 
 class Scale(nn.Module):
@@ -26,8 +52,8 @@ class Scale(nn.Module):
     x = jnp.concatenate([spec.real, spec.imag], axis=-1)
     features = []
     for i in range(self.depth):
-      conv = nn.Conv(self.width, (3, 9), strides=(1, 1 if i == 0 else 2), name=f"conv_{i}")
-      x = nn.leaky_relu(nn.WeightNorm(conv, name=f"norm_{i}")(x), 0.2)
+      conv = WeightNormConv(self.width, (3, 9), (1, 1 if i == 0 else 2), name=f"conv_{i}")
+      x = nn.leaky_relu(conv(x), 0.2)
       features.append(x)
     return nn.Conv(1, (3, 3), name="out")(x), features
 

@@ -15,7 +15,9 @@ real-time factors (time / duration) of encoding and decoding.
 import argparse
 import csv
 import json
+import math
 import re
+import statistics
 import sys
 import time
 from typing import NamedTuple
@@ -133,7 +135,8 @@ class Table:
       if found is None:
         row[m] = perceptual.UNAVAILABLE
         continue
-      row |= dict(bootstrap.rows(m, found, ci=self._ci))
+      for k, v in bootstrap.rows(m, found, ci=self._ci):
+        row[k] = None if math.isnan(v) else v  # silence has no score of speech
     row["fd"] = distributions.frechet_distance(_flat(self._frames), _flat(frames))
     self.rows.append(row)
 
@@ -225,10 +228,36 @@ def add_peer(table: Table, spec: str, recordings, sr: int) -> None:
   )  # fmt: skip
 
 
+def medians(rows: list[dict], names: list[str]) -> list[dict]:
+  """A row for what several of our codecs have in common: the median of every number.
+
+  Args:
+    rows: of a table, those of one codec after those of another.
+    names: the codecs', which rows begin with.
+
+  Returns:
+    Rows as many as a codec has. Medians of each column: no single codec need have all of them.
+  """
+  alike: dict[str, list[dict]] = {}
+  for row in rows:
+    name = next((n for n in names if row["codec"].startswith(f"{n}, ")), None)
+    if name is not None:
+      alike.setdefault(row["codec"].removeprefix(name), []).append(row)
+  out = []
+  for label, group in alike.items():
+    row: dict = {"codec": f"median of {len(group)}{label}"}
+    for k, v in group[0].items():
+      if k != "codec":
+        values = [r[k] for r in group]
+        row[k] = statistics.median(values) if isinstance(v, float) else v
+    out.append(row)
+  return out
+
+
 def text(rows: list[dict]) -> str:
   """Rows as a Markdown table."""
   columns = list(dict.fromkeys(k for r in rows for k in r))
-  cell = lambda v: f"{v:.3f}" if isinstance(v, float) else str(v)
+  cell = lambda v: f"{v:.3f}" if isinstance(v, float) else "-" if v is None else str(v)
   lines = [columns, ["---"] * len(columns)]
   lines += [[cell(r.get(c, "-")) for c in columns] for r in rows]
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -254,6 +283,7 @@ def main(argv=None) -> None:
   add("--seed", type=int, default=0, help="of the decoder's noise")
   add("--measures", nargs="+", help="columns, in place of those that suit the rate")
   add("--ci", action="store_true", help="bootstrap intervals over clips")
+  add("--median", action="store_true", help="also the median over workdirs, for several seeds")
   add("--json", help="also write the rows to this file")
   add("--csv", help="also write the rows to this file")
   flags = parser.parse_args(argv)
@@ -265,6 +295,8 @@ def main(argv=None) -> None:
 
 
 def _compare(flags) -> None:
+  if flags.median and len(flags.workdir) < 2:
+    raise ValueError("--median needs two or more --workdir, such as the same run with three seeds.")
   codecs = [(w, open_codec(w)) for w in flags.workdir]
   rates = {(c.sr, c.channels) for _, c in codecs} or ({(flags.sr, 1)} if flags.sr else set())
   if len(rates) != 1:
@@ -282,6 +314,8 @@ def _compare(flags) -> None:
     nfes = flags.nfe if codec.has_refiner else [0]
     name = workdir if len(codecs) > 1 else "ours"
     add_ours(table, codec, found, nfes, name=name, seed=flags.seed, codings=flags.coding)
+  if flags.median:
+    table.rows += medians(table.rows, flags.workdir)
   for spec in flags.peers:
     add_peer(table, spec, found, sr)
   table.add_controls()

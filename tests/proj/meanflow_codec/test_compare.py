@@ -110,11 +110,26 @@ def test_unknown_peers(spec, words):
     peers.make(spec)
 
 
+def test_medians_over_seeds():
+  rows = [
+    {"codec": f"runs/{name}, {label}", "mel": mel, "pesq_nb": "unavailable"}
+    for name, mels in (("a", (1.0, 5.0)), ("b", (3.0, 4.0)), ("c", (2.0, 9.0)))
+    for label, mel in zip(("plain AE", "1 evaluation"), mels, strict=True)
+  ]
+  rows.append({"codec": "opus:6", "mel": 0.0})
+  assert compare.medians(rows, ["runs/a", "runs/b", "runs/c"]) == [
+    {"codec": "median of 3, plain AE", "mel": 2.0, "pesq_nb": "unavailable"},
+    {"codec": "median of 3, 1 evaluation", "mel": 5.0, "pesq_nb": "unavailable"},
+  ]
+
+
 def test_command_line(folder, tmp_path, capsys):
   compare.main([folder, "--sr", "8000", "--measures", "mel", "--csv", str(tmp_path / "a.csv")])
   assert "| identity | 0.000 |" in capsys.readouterr().out
   assert (tmp_path / "a.csv").read_text().startswith("codec,mel,fd")
   with pytest.raises(SystemExit, match="expected workdirs of one rate"):
     compare.main([folder])
+  with pytest.raises(SystemExit, match="two or more"):
+    compare.main([folder, "--workdir", "runs/a", "--median"])
   with pytest.raises(SystemExit, match="mell"):
     compare.main([folder, "--sr", "8000", "--measures", "mell"])
