@@ -238,3 +238,36 @@ def test_rvq_has_the_rate_that_is_asked_for():
   assert C.build_models(config)["codec"].bits_per_token() == 40 and "prior" not in config.models
   with pytest.raises(ValueError, match="multiple of 0.5"):
     C.load(f"{MEANFLOW},quantizer=rvq,kbps=2.4")
+
+
+# kbps asked for -> bits of a token, or the nearest rate as the refusal names it.
+AT_50 = {.65: 13, .75: 15, .8: 16, 1: 20, 1.2: 24, 1.5: 30, 2: 40, 2.4: 48, 3: 60, 4: 80, 4.5: 90,
+         5: 100, 6: 120, 7: 140, 7.5: 150, 8: 160, .66: "0.65", .68: "0.7", 1.02: "1"}  # fmt: skip
+AT_75 = {.675: 9, .75: 10, .9: 12, 1.2: 16, 1.5: 20, 2.025: 27, 2.25: 30, 2.4: 32, 3: 40, 4: 53,
+         4.5: 60, 5: 67, 6: 80, 7: 93, 7.5: 100, 7.95: 106, 8: 107,
+         .65: "0.675", .8: "0.825", 1: "0.975", 2: "2.025", 2.5: "2.475"}  # fmt: skip
+RATES = {8000: (50, AT_50), 16000: (50, AT_50), 24000: (75, AT_75), 48000: (75, AT_75)}
+
+
+@pytest.mark.parametrize("sr", RATES)
+def test_table_of_rates(sr):
+  """Each rate of the table is within one per cent of what the model's codes take when packed."""
+  tokens, table = RATES[sr]
+  for kbps, expected in table.items():
+    arg = f"configs/meanflow.py:sr={sr},method=ae,kbps={kbps:g}"
+    if isinstance(expected, str):
+      with pytest.raises(ValueError, match=rf"kbps={kbps:g} is not .*Use kbps={expected}\.$"):
+        C.load(arg)
+      continue
+    codec = C.build_models(C.load(arg))["codec"]
+    assert (codec.bits_per_token(), codec.sr / codec.hop) == (expected, tokens)
+    assert expected * tokens / 1000 == pytest.approx(kbps, rel=0.01)
+    # Only the last group has fewer than ten bits, and every level takes whole bits.
+    assert all(n == 1024 for n in codec.codebook_sizes[:-1])
+    assert np.prod([float(n) for n in codec.codebook_sizes]) == 2.0**expected
+
+
+def test_a_rate_that_is_named_is_accepted():
+  for sr, (_, table) in RATES.items():
+    for named in (v for v in table.values() if isinstance(v, str)):
+      C.load(f"configs/meanflow.py:sr={sr},method=ae,kbps={named}")

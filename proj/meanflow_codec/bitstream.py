@@ -37,14 +37,16 @@ _BLOCK_FRAMES = 4096  # a multiple of 8: blocks start on whole bytes
 _LENGTH = struct.Struct("<I")
 
 
-def _need_coder(header, coder):
+def _need_coder(header, coder, where):
   if not header.range_coded:
     return
   if coder is None:
-    raise ValueError("a range-coded file needs the coder of the model that its header names.")
+    raise ValueError(
+      f"{where}: a range-coded file needs the coder of the model that its header names."
+    )
   if coder.levels != header.levels:
     raise BitstreamError(
-      f"header: levels {header.levels}, but the coder is one for {coder.levels}."
+      f"{where}: header: levels {header.levels}, but the coder is one for {coder.levels}."
     )
 
 
@@ -90,13 +92,13 @@ class Writer:
   """
 
   def __init__(self, path, header, coder=None):
-    _need_coder(header, coder)
+    self._own = not hasattr(path, "write")
+    self._path = os.fspath(path) if self._own else getattr(path, "name", "<memory>")
+    _need_coder(header, coder, self._path)
     self._header, self._packer, self._coder = header, _Packer(header), coder
     self._waiting, self._payload_bytes = [], 0
     self.samples, self.frames = header.samples, 0
     self._rest, self._crc = np.zeros(0, np.uint8), 0  # up to 7 bits of an unfinished byte
-    self._own = not hasattr(path, "write")
-    self._path = os.fspath(path) if self._own else getattr(path, "name", "<memory>")
     self._tmp = f"{self._path}.{os.getpid()}.part"
     self._file = open(self._tmp, "wb") if self._own else path  # noqa: SIM115
     self._head_bytes = len(serialise(dataclasses.replace(header, samples=0), 0))
@@ -263,9 +265,9 @@ class Reader:
       raise ValueError(
         f"{self._where}: expected frames in 0..{self.frames}, got {start}..{start + n}."
       )
+    _need_coder(self.header, self._coder, self._where)
     out = np.empty((n, len(self.header.levels)), np.int32)
     if self.header.range_coded:
-      _need_coder(self.header, self._coder)
       for b in range(start // _BLOCK_FRAMES, -(-(start + n) // _BLOCK_FRAMES) if n else 0):
         first = b * _BLOCK_FRAMES
         codes = self._coded_block(b)[max(0, start - first) : start + n - first]
@@ -360,9 +362,10 @@ def info(path):
 
   Returns:
     dict: coding ("packed" or "range"), sample_rate (Hz), channels, samples, secs, hop, frames,
-    levels, bits_per_frame, model_hash (hex), noise_seed, header_bytes, payload_bytes, bytes, and
-    kbps = bytes * 8 / secs / 1000 with the header, payload_kbps without (both None for a file of
-    no samples).
+    levels, bits_per_frame, model_hash (hex), noise_seed, header_bytes, payload_bytes, packed_bytes
+    (what the payload has or would have packed), bytes, and kbps = bytes * 8 / secs / 1000 with the
+    header, payload_kbps and packed_kbps without (None for a file of no samples); saving = 1 -
+    payload_bytes / packed_bytes, the share that range coding took off (0 for a packed file).
   """
   with Reader(path) as r:
     h = r.header
@@ -385,7 +388,10 @@ def info(path):
       "noise_seed": h.noise_seed,
       "header_bytes": r.size - r.payload_bytes,
       "payload_bytes": r.payload_bytes,
+      "packed_bytes": h.packed_bytes,
       "bytes": r.size,
       "kbps": kbps(r.size),
       "payload_kbps": kbps(r.payload_bytes),
+      "packed_kbps": kbps(h.packed_bytes),
+      "saving": 1 - r.payload_bytes / h.packed_bytes if h.packed_bytes else 0.0,
     }

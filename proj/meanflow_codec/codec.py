@@ -1,19 +1,22 @@
-"""Encodes recordings to bytes with a trained codec, and back.
+r"""Encodes recordings to bytes with a trained codec, and back.
 
   python -m proj.meanflow_codec.codec encode --workdir runs/codec in.flac out.bac --coding range
   python -m proj.meanflow_codec.codec decode --workdir runs/codec out.bac out.wav --nfe 1
   python -m proj.meanflow_codec.codec info out.bac
+  arecord -f S16_LE -r 8000 | python -m proj.meanflow_codec.codec stream --workdir runs/codec \
+    | aplay -f S16_LE -r 8000
 
 IN may be a folder; OUT is then one too. wav, flac, ogg, opus, mp3 are read (m4a with the extra).
 """
 
 import argparse
+import contextlib
 import os
 import sys
 
 import numpy as np
 
-from proj.meanflow_codec import bitstream
+from proj.meanflow_codec import bitstream, streams
 
 SUFFIX = ".bac"
 WRITES = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16")}
@@ -127,6 +130,10 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
         f'"{source}" holds {len(h.levels)} groups of codes, this codec was opened with '
         f"{len(codec.levels)}. Use groups={len(h.levels)}."
       )
+    if h.noise_seed >= 2**32:
+      raise ValueError(
+        f'"{source}": header: expected noise_seed in 0..2^32 - 1, got {h.noise_seed}.'
+      )
     part, clipped = target + ".part", 0
     try:
       with soundfile.SoundFile(part, "w", h.sample_rate, h.channels, subtype, format=kind) as out:
@@ -134,7 +141,7 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
         for wav in codec.decode_stream(read, h.samples, nfe=nfe, seed=h.noise_seed):
           clipped += int((np.abs(wav) > 1).sum())
           # Rounded here: libsndfile rounds floats differently for each format.
-          out.write(np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16))
+          out.write(streams.to_pcm(wav))
       os.replace(part, target)
     finally:
       if os.path.exists(part):
@@ -194,6 +201,11 @@ def _parser():
   )
   decode.add_argument("--nfe", type=int, default=None, help="evaluations; 0: plain AE (default 1)")
   decode.add_argument("--format", choices=("wav", "flac"), default="wav", help="for folders")
+  stream = sub.add_parser("stream", help="s16le samples from stdin -> their decoded sound, stdout")
+  stream.add_argument("--workdir", required=True, help="of the trained codec, or workdir:step")
+  stream.add_argument("--nfe", type=int, default=None, help="evaluations; 0: plain AE (default 1)")
+  stream.add_argument("--core", type=int, default=2, help="tokens a window adds: few wait less")
+  stream.add_argument("--seed", type=int, default=0, help="of the decoder's noise")
   info = sub.add_parser("info", help="what a codec file says of itself")
   info.add_argument("source", metavar="IN")
   return parser
@@ -206,30 +218,71 @@ def main(argv=None) -> None:
     _run(flags)
   except (ValueError, OSError) as e:
     sys.exit(f"{type(e).__name__}: {e}")
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+def _saved(packed: int, payload: int) -> str:
+  """A note like ", range coding saved 34 %"."""
+  share = 1 - payload / max(1, packed)
+  return f", range coding {'saved' if share >= 0 else 'added'} {abs(share):.0%}".replace("%", " %")
+
+
+def _encoded(name: str, infos: list[dict], rate_of: str = "bytes") -> str:
+  """A line about files that were written; their rate is that of whole files or of payloads."""
+  total = {k: sum(i[k] for i in infos) for k in ("secs", "bytes", "payload_bytes", "packed_bytes")}
+  kbps = total[rate_of] * 8e-3 / max(total["secs"], 1e-9)
+  what = " of payload" if rate_of == "payload_bytes" else ""
+  ranged = any(i["coding"] == "range" for i in infos)
+  note = _saved(total["packed_bytes"], total["payload_bytes"]) if ranged else ""
+  return f"{name}: {total['secs']:.2f} s, {total['bytes']} bytes, {kbps:.3f} kbps{what}{note}"
+
+
+def _stream(flags):
+  sink = sys.stdout.buffer
+  # What a library prints must not get into the sound.
+  with contextlib.redirect_stdout(sys.stderr):
+    codec = open_codec(flags.workdir, core=flags.core)
+    nfe = (1 if codec.has_refiner else 0) if flags.nfe is None else flags.nfe
+    say = lambda text: print(text, file=sys.stderr, flush=True)
+    streams.pipe(codec, sys.stdin.buffer, sink, nfe=nfe, seed=flags.seed, say=say)
 
 
 def _run(flags):
   if flags.command == "info":
-    for key, value in bitstream.info(flags.source).items():
-      print(f"{key:16} {value.hex() if isinstance(value, bytes) else value}")
+    info = bitstream.info(flags.source)
+    for key, value in info.items():
+      print(f"{key:16} {f'{100 * value:.1f} %' if key == 'saving' else value}")
     return
   from absl import logging
 
   logging.set_verbosity(logging.ERROR)  # orbax warns of metadata that no one needs
+  if flags.command == "stream":
+    _stream(flags)
+    return
   codec = open_codec(flags.workdir)
   if flags.command == "encode":
     if flags.kbps is not None:
       codec = at_rate(codec, flags.kbps)
     from big_audio.datasets.audio import AV, SNDFILE
 
+    done = []
     for source, target in _pairs(flags.source, flags.target, SNDFILE | AV, SUFFIX):
       info = encode_file(codec, source, target, resample=flags.resample, seed=flags.seed,
                          coding=flags.coding)  # fmt: skip
-      print(f"{target}: {info['secs']:.2f} s, {info['bytes']} bytes, {info['kbps']:.3f} kbps")
+      print(_encoded(target, [info]))
+      done.append(info)
+    if os.path.isdir(flags.source):
+      print(_encoded(f"{len(done)} files", done, "payload_bytes"))
     return
   nfe = (1 if codec.has_refiner else 0) if flags.nfe is None else flags.nfe
   for source, target in _pairs(flags.source, flags.target, {SUFFIX}, "." + flags.format):
     groups = len(bitstream.info(source)["levels"])
+    if groups not in codec.rates:
+      raise ValueError(
+        f'"{source}" holds {groups} groups of codes; this run has {codec.rates[-1]}, and was '
+        f"trained for the first {', '.join(map(str, codec.rates))}. Decode it with its own workdir."
+      )
     out = decode_file(codec.with_groups(groups), source, target, nfe=nfe)
     note = f", {out['clipped']:.2%} of the samples clipped" if out["clipped"] else ""
     print(f"{target}: {out['samples']} samples, {nfe} evaluation(s){note}")

@@ -6,7 +6,13 @@ for block in microphone:                    # f32[n, C], any n
   play(decoder.push(encoder.push(block)))   # late by codec.latency() + codec.latency(nfe=1)
 play(decoder.push(encoder.finish()))
 play(decoder.finish(samples=encoder.samples))
+
+`pipe` does that with 16-bit samples of two files, a microphone and a loudspeaker for instance.
 """
+
+import time
+from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 
@@ -148,3 +154,73 @@ class StreamDecoder:
       self._first += core
       self._queue.forget(self._first - left)
     return np.concatenate(out) if out else np.zeros((0, codec.channels), np.float32)
+
+
+def to_pcm(wav: np.ndarray) -> np.ndarray:
+  """f32[n, C] in [-1, 1] -> int16[n, C], rounded; what lies beyond full scale is clipped."""
+  return np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16)
+
+
+def pipe(
+  codec,
+  source: BinaryIO,
+  sink: BinaryIO,
+  *,
+  nfe: int = 1,
+  seed: int = 0,
+  say: Callable[[str], None] = lambda text: None,
+) -> dict:
+  """Codes and decodes 16-bit samples as they come, until `source` ends.
+
+  Args:
+    codec: a `WindowCodec`; its core decides about the latency.
+    source: buffered; s16le, channels interleaved, at the codec's rate.
+    sink: the same, as many samples; each block is written and flushed as soon as it is known.
+    nfe: evaluations of the refiner; 0 is the deterministic decoder.
+    seed: of the noise, in [0, 2^32).
+    say: takes a line before the first sample is read, and one at the end.
+
+  Returns:
+    {"samples", "payload_bits": of the packed codes, "secs": time spent computing}.
+
+  Raises:
+    ValueError: the bytes end inside a sample.
+  """
+  encoder, decoder = StreamEncoder(codec), StreamDecoder(codec, nfe=nfe, seed=seed)
+  wide, spent, tokens = 2 * codec.channels, 0.0, 0
+  # Compiles: the first samples would wait for it.
+  codec.decode(codec.encode(np.zeros((codec.hop, codec.channels), np.float32)), codec.hop, nfe=nfe)
+  say(
+    f"{codec.sr} Hz, {codec.channels} channel(s), s16le; {codec.kbps:g} kbps; nfe {nfe}; latency "
+    f"{codec.latency():.2f} s to encode and {codec.latency(nfe):.2f} s to decode"
+  )
+
+  def put(wav):
+    sink.write(to_pcm(wav).astype("<i2").tobytes())
+    sink.flush()
+
+  while data := source.read(codec.hop * wide):
+    if len(data) % wide:  # only the last block is shorter than asked for
+      raise ValueError(
+        f"stream: the input ends inside a sample: expected a multiple of {wide} bytes (16 bit, "
+        f"{codec.channels} channel(s)), got {encoder.samples * wide + len(data)}."
+      )
+    begin = time.perf_counter()
+    wav = np.frombuffer(data, "<i2").reshape(-1, codec.channels).astype(np.float32) / 32768
+    codes = encoder.push(wav)
+    out = decoder.push(codes)
+    spent, tokens = spent + time.perf_counter() - begin, tokens + len(codes)
+    put(out)
+  begin = time.perf_counter()
+  codes = encoder.finish()
+  out = np.concatenate([decoder.push(codes), decoder.finish(encoder.samples)])
+  spent, tokens = spent + time.perf_counter() - begin, tokens + len(codes)
+  put(out)
+  secs = encoder.samples / codec.sr
+  bits = tokens * round(codec.kbps * 1000 * codec.hop / codec.sr)
+  if secs:
+    say(
+      f"{secs:.2f} s, {bits / secs / 1000:.3f} kbps of codes, computed {secs / spent:.2g} times as "
+      "fast as it came"
+    )
+  return {"samples": encoder.samples, "payload_bits": bits, "secs": spent}

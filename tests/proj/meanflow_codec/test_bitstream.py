@@ -1,4 +1,4 @@
-"""The codec's file against a plain bit string, random damage, and files longer than memory."""
+"""The codec's file against a plain bit string, hostile headers, and files longer than memory."""
 
 import dataclasses
 import math
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from proj.meanflow_codec import bitstream
 from proj.meanflow_codec.bitstream import BitstreamError, Header, Reader, Writer
+from tests.proj.meanflow_codec.test_damage import make_coder, reseal
 
 HASH = bytes(range(16))
 
@@ -109,40 +110,6 @@ def test_random_access_across_blocks(tmp_path, monkeypatch):
         r.read(start, n)
 
 
-def test_damage_is_always_found():
-  header = make_header(frames=6)
-  data = bitstream.dumps(make_codes(header), header)
-  rng = np.random.default_rng(1)
-  for n in range(len(data)):
-    with pytest.raises(BitstreamError, match="<memory>"):
-      Reader(data[:n])
-  for at in range(len(data)):  # every single bit
-    for bit in range(8):
-      broken = bytearray(data)
-      broken[at] ^= 1 << bit
-      with pytest.raises(BitstreamError, match="<memory>"):
-        Reader(broken)
-  for _ in range(2000):  # some bytes, sometimes cut or extended as well
-    broken = bytearray(data)
-    for at in rng.integers(0, len(data), rng.integers(1, 9)):
-      broken[at] ^= rng.integers(1, 256)
-    kind = rng.integers(4)
-    broken = broken[: rng.integers(len(data))] if kind == 0 else broken
-    broken = broken + bytes(rng.integers(1, 9)) if kind == 1 else broken
-    if broken != data:
-      with pytest.raises(BitstreamError, match="<memory>"):
-        Reader(broken)
-  for tail in (b"\0", data):
-    with pytest.raises(BitstreamError, match="file size"):
-      Reader(data + tail)
-
-
-def reseal(data, header_bytes):
-  """What a hostile writer would do: make the CRC fit."""
-  crc = zlib.crc32(data[header_bytes:] + data[:12] + data[16:header_bytes])
-  return data[:12] + struct.pack("<I", crc) + data[16:]
-
-
 @pytest.mark.parametrize(
   "at,fmt,value,message",
   [
@@ -171,7 +138,7 @@ def test_a_hostile_header_with_a_valid_crc(at, fmt, value, message):
   struct.pack_into("<" + fmt, data, at, value)
   tracemalloc.start()
   with pytest.raises(BitstreamError, match=message):
-    Reader(reseal(bytes(data), len(data) - header.packed_bytes))
+    Reader(reseal(bytes(data)))
   assert tracemalloc.get_traced_memory()[1] < 1 << 20
   tracemalloc.stop()
 
@@ -182,13 +149,13 @@ def test_a_hostile_payload_with_a_valid_crc():
   head = len(good) - header.packed_bytes
   bits = "".join(format(c, "010b") for c in (1, 2, 1000, 4))
   bad = good[:head] + bytes(int(bits[i : i + 8], 2) for i in range(0, 40, 8))
-  with Reader(reseal(bad, head)) as r:
+  with Reader(reseal(bad)) as r:
     np.testing.assert_array_equal(r.read(0, 2), [[1], [2]])
     with pytest.raises(BitstreamError, match=r"frame 2, group 0: expected 0..999, got 1000"):
       r.read(1, 2)
   header = make_header(levels=((8, 5, 5, 5),), frames=1)
   bad = bitstream.dumps([[5]], header)
-  bad = reseal(bad[:-1] + bytes([bad[-1] | 1]), len(bad) - 2)
+  bad = reseal(bad[:-1] + bytes([bad[-1] | 1]))
   with pytest.raises(BitstreamError, match="expected 6 zero bits"):
     Reader(bad)
 
@@ -270,6 +237,20 @@ def test_info_counts_every_byte(tmp_path):
   assert got["kbps"] > got["payload_kbps"] == pytest.approx(501 * 40 * 16 / 160001)
   empty = bitstream.info(bitstream.dumps(np.zeros((0, 1), int), make_header(((2,),), frames=0)))
   assert empty["samples"] == empty["payload_bytes"] == 0 and empty["kbps"] is None
+  assert empty["packed_kbps"] is None and empty["saving"] == 0
+
+
+def test_info_of_a_range_coded_file():
+  coder = make_coder(((4, 4), (4,)), favour=0)
+  header = Header(8000, 1, 160, coder.levels, HASH, samples=160 * 800, range_coded=True)
+  codes = np.zeros((800, 2), int)
+  got = bitstream.info(bitstream.dumps(codes, header, coder))
+  assert got["packed_bytes"] == 800 * 6 // 8 and got["packed_kbps"] == pytest.approx(0.3)
+  assert got["payload_kbps"] == pytest.approx(0.3 * (1 - got["saving"]))
+  assert 0.9 < got["saving"] == 1 - got["payload_bytes"] / 600
+  packed = bitstream.dumps(codes, dataclasses.replace(header, range_coded=False))
+  got = bitstream.info(packed)
+  assert got["saving"] == 0 and got["packed_kbps"] == got["payload_kbps"]
 
 
 def test_an_hour_in_bounded_memory(tmp_path):

@@ -1,7 +1,6 @@
 """The integer prior and the range coder against the float model and Shannon's bound."""
 
 import math
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 from big_audio.models import code_prior
 from big_audio.nn.quantize import join_symbols, split_codes
 from proj.meanflow_codec import bitstream, entropy
+from tests.proj.meanflow_codec.test_damage import reseal
 
 GROUPS = ((4, 4, 4), (4, 2), (3,))
 GOLDEN = "a27f2296b7a829f1ebc8e3ec04d535c800000000"
@@ -116,48 +116,14 @@ def test_the_exponential_is_exact_and_not_libms():
   assert table[0] == 1 << 20 and table.dtype == np.int64
 
 
-def reseal(data):
-  """What a hostile writer would do: make the CRC fit."""
-  head = int.from_bytes(data[16:20], "little")
-  crc = zlib.crc32(data[head:] + data[:12] + data[16:head])
-  return data[:12] + crc.to_bytes(4, "little") + data[16:]
-
-
 @pytest.mark.parametrize("frames", [0, 1, 4097])
-def test_files_in_blocks_and_damage(frames):
-  """Every flip and cut is found by the checksum."""
+def test_files_in_blocks(frames):
   _, _, prior = make(0.0)
   coder = entropy.Coder(prior)
   header = bitstream.Header(8000, 1, 160, GROUPS, bytes(16), 0, frames * 160, range_coded=True)
   codes = codes_of(frames)
   data = bitstream.dumps(codes, header, coder)
   np.testing.assert_array_equal(bitstream.loads(data, coder)[1], codes)
-  rng = np.random.default_rng(0)
-  for _ in range(100):
-    bad = bytearray(data)
-    bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
-    with pytest.raises(bitstream.BitstreamError):
-      bitstream.loads(bytes(bad), coder)
-    with pytest.raises(bitstream.BitstreamError):
-      bitstream.loads(data[: rng.integers(len(data))], coder)
-
-
-def test_a_hostile_payload_with_a_valid_crc():
-  """Whatever the words are: codes in range, or a BitstreamError."""
-  _, _, prior = make(0.3)
-  coder, frames = entropy.Coder(prior), 20
-  header = bitstream.Header(8000, 1, 160, GROUPS, bytes(16), 0, frames * 160, range_coded=True)
-  good = bitstream.dumps(codes_of(frames), header, coder)
-  head, refused = int.from_bytes(good[16:20], "little"), 0
-  rng = np.random.default_rng(1)
-  for _ in range(100):
-    noise = rng.integers(0, 256, len(good) - head - 4, dtype=np.uint8).tobytes()
-    try:
-      codes = bitstream.loads(reseal(good[: head + 4] + noise), coder)[1]
-      assert ((codes >= 0) & (codes < header.sizes)).all()
-    except bitstream.BitstreamError:
-      refused += 1
-  assert refused > 50
 
 
 def test_a_small_file_cannot_claim_many_frames():

@@ -12,15 +12,16 @@ from proj.meanflow_codec import bitstream, codec, windows
 SR = 8000
 
 
-def make_runner(seed=0, method="imf", domain="magnitude", change=lambda config: None):
+def make_runner(seed=0, method="imf", domain="magnitude", change=lambda config: None, arg=""):
   """A codec with random parameters (the refiner's head too), as a trained one would be used."""
-  config = C.load(f"configs/meanflow.py:smoke,method={method},domain={domain}")
+  config = C.load(f"configs/meanflow.py:smoke,method={method},domain={domain}{arg}")
   with config.unlocked():
     change(config)
   config = C.canonical(config)
   trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
   rng = np.random.default_rng(seed)
-  batch = {"wav": (0.1 * rng.standard_normal((2, 4800, 1))).astype(np.float32)}
+  shape = (2, 4800, config.models.codec.channels)
+  batch = {"wav": (0.1 * rng.standard_normal(shape)).astype(np.float32)}
   variables = jax.jit(trainer.init)(jax.random.key(seed), batch, trainer.stats([batch]))
   params = variables.pop("params")
   if "refiner" in params:
