@@ -125,7 +125,7 @@ def get_config(arg=""):
 def backbone(a, dim, tokens, latent):
   """The net `a.net` for `tokens` tokens of width `dim`; latent=0 for a refiner."""
   width, depth = (32, 1) if a.smoke else (256, 4)
-  net = dict(model=a.net, dim=dim, latent=latent, depth=depth)
+  net = dict(model=a.net, dim=dim, latent=latent, depth=depth, dtype=None, remat=False, scan=False)
   if a.net == "mlp_flow":
     return dict(net, hidden=width)
   net["width"] = width
@@ -230,8 +230,9 @@ def audio(a):
     quantizer = dict(name="rvq", stages=len(fsq["levels"]), size=1024, learn="ema")
   small = dict(width=32, enc_depth=1, dec_depth=1) if a.smoke else {}
   codec = dict(
-    model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=quantizer, head_type=a.head
-  )
+    model="codec", sr=a.sr, hop=hop, channels=a.channels, quantizer=quantizer, head_type=a.head,
+    dtype=None,
+  )  # fmt: skip
   c.models = dict(codec=dict(codec, causal=False, **(small or dict(width=a.width))))
   c.trainer = dict(
     name="autoencode", method=a.method, rate_weight=a.rate_weight, quantizer_dropout=0.0,

@@ -15,13 +15,11 @@ BATCH = {"wav": (0.1 * np.random.default_rng(0).standard_normal((2, 1600, 1))).a
 TOTAL = 10
 
 
-def steps(arg, *, first=0, count=2, models=None, **trainer):
+def steps(arg, *flags, first=0, count=2, **trainer):
   """(state before, state after, metrics) of a few steps of a run that comes to step `first`."""
-  config = C.load(f"configs/meanflow.py:smoke{arg}", ["models.codec.width=8"])
+  config = C.load(f"configs/meanflow.py:smoke{arg}", ["models.codec.width=8", *flags])
   with config.unlocked():
     config.trainer.update(trainer)
-    for name, change in (models or {}).items():
-      config.models[name].update(change)
   config = C.with_defaults(config)
   made = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
   stats = made.stats([BATCH])
@@ -72,8 +70,10 @@ def test_codebooks_follow_what_is_assigned_to_them():
   assert not any("books" in n for n in trees.flatten(after["ema"]))
 
 
-HALF = dict(dtype="bfloat16")
-COMPUTE = dict(HALF, remat=True, scan=True, depth=2)  # one block is never scanned
+HALF = "models.codec.dtype=bfloat16"
+COMPUTE = [  # one block is never scanned
+  f"models.refiner.{x}" for x in ("dtype=bfloat16", "remat=True", "scan=True", "depth=2")
+]
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,7 @@ COMPUTE = dict(HALF, remat=True, scan=True, depth=2)  # one block is never scann
 def test_half_precision_remat_and_scan(net):
   """A step of the refiner: finite, parameters and their averages stay float32."""
   secs = ",secs=0.2" if net == "mixer_flow" else ""
-  before, after, metrics = steps(
-    f",net={net}{secs}", first=8, count=1, models=dict(refiner=COMPUTE, codec=HALF)
-  )
+  before, after, metrics = steps(f",net={net}{secs}", HALF, *COMPUTE, first=8, count=1)
   assert {n.split("/")[0] for n in moved(before["params"], after["params"])} >= {"refiner"}
   for tree in ("params", "ema", "vars"):
     assert {str(x.dtype) for x in jax.tree.leaves(after[tree])} == {"float32"}
@@ -98,7 +96,7 @@ def test_half_precision_remat_and_scan(net):
 @pytest.mark.slow
 def test_half_precision_of_the_codec_is_near_single():
   full = steps(",method=ae", count=1)[2]
-  _, half, metrics = steps(",method=ae", count=1, models=dict(codec=HALF))
+  _, half, metrics = steps(",method=ae", HALF, count=1)
   assert {str(x.dtype) for x in jax.tree.leaves(half["params"])} == {"float32"}
   assert metrics["ae_loss"] == pytest.approx(float(full["ae_loss"]), rel=0.05)
   assert metrics["ae_loss"] != full["ae_loss"]  # the type is used
