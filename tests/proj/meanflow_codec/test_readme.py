@@ -13,9 +13,10 @@ from proj.meanflow_codec import codec, compare
 
 PAGE = (pathlib.Path(proj.meanflow_codec.__file__).parent / "README.md").read_text()
 LINES = [
-  line.partition(" #")[0]
+  part
   for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S)
   for line in block.replace("\\\n", " ").splitlines()
+  for part in re.split(r"\s\|\s", line.partition(" #")[0])
 ]
 
 
