@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -43,7 +42,9 @@ class Optimizer(NamedTuple):
   active(step) -> the groups that move at a step, for `update`: a group before its begin, or behind
     an end at rate 0, costs nothing and keeps its state. None: all.
   lrs(step) -> {group name: learning rate}.
-  ema(ema, params, step) -> ema, or None.
+  ema(ema, params, step, active) -> (ema, params), or None. A group's average forgets where the
+    group began; a group that stops before the run ends takes its average as its parameters, so that
+    who is trained on it from then on sees what will be used.
   ema_skip(name) -> True for parameters that have no average.
   """
 
@@ -217,10 +218,26 @@ def build(cfg, names: list[str], *, total_steps: int, **units) -> Optimizer:
     norms = {"grad_norm": optax.tree.norm(used), "update_norm": optax.tree.norm(change)}
     return trees.unflatten(new), opt_state, norms
 
-  ema_cfg = cfg.get("ema")
-  skip = ema_cfg.get("skip", "") if ema_cfg else ""
+  decay, skip = _ema(cfg.get("ema"))
+
+  def average(ema, params, step, active=None):
+    def one(name, e, p):
+      group = groups[name]
+      if active is not None and group not in active:
+        return e, p
+      begin, end, stops = windows[group]
+      since = jnp.maximum(step - begin, 0)
+      d = jnp.minimum(decay, (1.0 + since) / (10.0 + since))
+      e = d * e + (1 - d) * p
+      return e, (jnp.where(step == end - 1, e, p) if stops and end < total_steps else p)
+
+    flat = trees.flatten(params)
+    both = {n: one(n, e, flat[n]) for n, e in trees.flatten(ema).items()}
+    new = {n: both[n][1] if n in both else p for n, p in flat.items()}
+    return trees.unflatten({n: e for n, (e, _) in both.items()}), trees.unflatten(new)
+
   return Optimizer(
-    groups, transform(frozenset(own)).init, update, active, lrs, _ema(ema_cfg) if ema_cfg else None,
+    groups, transform(frozenset(own)).init, update, active, lrs, average if decay else None,
     lambda name: bool(skip) and trees.first_match(name, [skip]) is not None,
   )  # fmt: skip
 
@@ -236,16 +253,16 @@ def _short(pattern: str, i: int, live: int) -> str:
   return head if plain else ("all" if live == 1 else f"group{i}")
 
 
-def _ema(cfg: Mapping[str, Any]) -> Callable:
-  """Average of the parameters; early on the decay is (1+s)/(10+s), so the start is forgotten."""
+def _ema(cfg: Mapping[str, Any] | None) -> tuple[float, str]:
+  """(decay, pattern of what has no average); decay 0 without `config.optimizer.ema`.
+
+  Early on the decay is (1+s)/(10+s), s counted from the group's begin: its start is forgotten.
+  """
+  if not cfg:
+    return 0.0, ""
   if "decay" not in cfg or not 0 < cfg["decay"] < 1:
     raise ValueError(f"config.optimizer.ema: decay in (0, 1) is needed, got {cfg}.")
   for key in cfg:
     if key not in ("decay", "skip"):
       raise ValueError(f"config.optimizer.ema: unknown key {key!r}. Known: decay, skip.")
-
-  def update(ema, params, step):
-    d = jnp.minimum(cfg["decay"], (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
-
-  return update
+  return cfg["decay"], cfg.get("skip", "")

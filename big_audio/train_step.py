@@ -89,7 +89,7 @@ def make_update(
     )
     ema = state["ema"]
     if opt.ema:
-      ema = opt.ema(ema, averaged(params, opt), step)
+      ema, params = opt.ema(ema, params, step, active)
     new = {"params": params, "vars": vars_, "opt": opt_state, "ema": ema}
     if max_skipped:  # a step with a gradient that is not finite changes nothing, and is counted
       ok = jnp.isfinite(norms["grad_norm"])

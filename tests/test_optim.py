@@ -74,8 +74,31 @@ def test_ema_warms_up_and_skips():
   cfg = dict(lr=1.0, ema=dict(decay=0.9, skip="dec/.*"))
   opt = optim.build(cfg, NAMES, total_steps=10)
   assert opt.ema_skip("dec/kernel") and not opt.ema_skip("enc/bias")
-  assert float(opt.ema(jnp.zeros(()), jnp.ones(()), 0)) == pytest.approx(0.9)  # decay .1 at step 0
-  assert float(opt.ema(jnp.zeros(()), jnp.ones(()), 10_000)) == pytest.approx(0.1)
+  params = {"enc": {"kernel": jnp.ones(()), "bias": jnp.ones(())}, "dec": {"kernel": jnp.ones(())}}
+  zeros = {"enc": {"kernel": jnp.zeros(()), "bias": jnp.zeros(())}}
+  ema, same = opt.ema(zeros, params, 0)  # decay .1 at step 0
+  assert float(ema["enc"]["kernel"]) == pytest.approx(0.9) and same == params
+  assert float(opt.ema(zeros, params, 10_000)[0]["enc"]["bias"]) == pytest.approx(0.1)
+
+
+def test_averages_of_groups_that_begin_late_or_end_early():
+  schedule = [
+    ["enc/.*", dict(kind="cosine", end_percent=50)],
+    ["dec/.*", dict(kind="cosine", begin_percent=50)],
+  ]
+  cfg = dict(lr=1.0, schedule=schedule, ema=dict(decay=0.999))
+  opt = optim.build(cfg, NAMES, total_steps=2000)
+  tree = lambda enc, dec: {
+    "enc": {"kernel": jnp.array(enc), "bias": jnp.array(enc)}, "dec": {"kernel": jnp.array(dec)}
+  }  # fmt: skip
+  value = lambda tree: (float(tree["enc"]["kernel"]), float(tree["dec"]["kernel"]))
+  before, ended = opt.ema(tree(0.5, 0.0), tree(1.0, 0.0), 998, opt.active(998))
+  assert value(ended) == (1.0, 0.0) and 0.5 < value(before)[0] < 1
+  ema, ended = opt.ema(before, ended, 999, opt.active(999))  # its last step
+  assert value(ended) == value(ema) and 0.5 < value(ended)[0] < 1
+  # The late group's average begins anew: nine tenths of its first step, not a thousandth.
+  after, params = opt.ema(ema, tree(value(ema)[0], 1.0), 1000, opt.active(1000))
+  assert value(after) == pytest.approx((value(ema)[0], 0.9)) and value(params)[1] == 1.0
 
 
 @pytest.mark.parametrize(
