@@ -255,7 +255,7 @@ def audio(a):
     c.models.discriminator = dict(
       model="discriminator", windows=windows, **(dict(width=4, depth=2) if a.smoke else {})
     )
-    c.trainer.gan = dict(of=a.gan, begin_percent=30.0)
+    c.trainer.gan = dict(of=a.gan, begin_percent=30.0 if a.gan == "codec" else None)
   if a.gan != "none" or a.quantizer == "rvq":  # neither a discriminator nor codebooks are averaged
     ema["skip"] = "discriminator/.*|codec/quant/.*"
   schedule = [["codec/.*", cosine]]

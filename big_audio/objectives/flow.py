@@ -9,9 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-MIN_T = 0.05  # of x-prediction's division by t, in training
-# A sampler's last step begins at t > 0 and has to arrive: there the division is that of the path.
-SAMPLING_MIN_T = 1e-4
+MIN_T = 0.05  # of x-prediction's division by t
 
 
 def expand(t, like):
@@ -25,14 +23,15 @@ def interpolate(x, e, t):
   return (1 - t) * x + t * e
 
 
-def predict_x(fn: Callable, base: Callable | None = None, min_t: float = MIN_T) -> Callable:
-  """The velocity of a net that gives the data: u = (z - x_hat) / clip(t, min_t, 1) (2601.22158).
+def predict_x(fn: Callable, base: Callable | None = None) -> Callable:
+  """The velocity of a net that gives the data: u = (z - x_hat) / max(t, MIN_T) (2601.22158).
+
+  The same in training and sampling: below MIN_T the net that is best in training gives
+  z - MIN_T u, not the data, and another divisor would overshoot.
 
   Args:
     fn: x_hat(z, t, h, cond, **kw), or (x_hat, x_hat of the v-head).
     base: function of cond, which the net's output is added to; None: it gives x_hat itself.
-    min_t: smallest divisor; below it u is smaller than the data asks for. In sampling use
-      SAMPLING_MIN_T, or steps below MIN_T leave noise.
 
   Returns:
     u(z, t, h, cond, **kw), with as many heads as fn.
@@ -40,7 +39,7 @@ def predict_x(fn: Callable, base: Callable | None = None, min_t: float = MIN_T) 
 
   def u(z, t, h, cond=None, **kw):
     start = 0.0 if base is None else base(cond)
-    divisor = expand(jnp.maximum(t, min_t), z)
+    divisor = expand(jnp.maximum(t, MIN_T), z)
     return jax.tree.map(lambda out: (z - (start + out)) / divisor, fn(z, t, h, cond, **kw))
 
   return u

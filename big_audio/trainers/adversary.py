@@ -19,19 +19,30 @@ class Adversary:
   feature_weight: of feature matching.
   of: whose output is judged: "codec", the plain decoder's until the refiner begins; "refiner",
     its sample in one evaluation.
-  begin_percent: of the run, before which the codec has no adversary.
+  begin_percent: of the run, before which the codec has no adversary; None: 30. The refiner's
+    begins with it.
   kind: see `objectives.gan`.
   """
 
   weight: float = 0.1
   feature_weight: float = 0.2
   of: str = "codec"
-  begin_percent: float = 30.0
+  begin_percent: float | None = None
   kind: str = "hinge"
 
   def __post_init__(self):
     if self.of not in JUDGED:
       raise ValueError(f"config.trainer.gan.of={self.of!r} is unknown. {nearest(self.of, JUDGED)}")
+    if self.of == "refiner" and self.begin_percent is not None:
+      raise ValueError(
+        f"config.trainer.gan.begin_percent={self.begin_percent!r}: the refiner's adversary begins "
+        "with the refiner; remove it."
+      )
+
+  @property
+  def begin(self) -> float:
+    """Per cent of the run at which the codec's adversary begins."""
+    return 30.0 if self.begin_percent is None else self.begin_percent
 
   def losses(self, judge: Callable, params, real, fake) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Generator's and discriminator's losses.

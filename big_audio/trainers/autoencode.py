@@ -34,7 +34,8 @@ from big_audio.trainers.loss import Loss
 from big_audio.trainers.stats import moments
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
-RATE_SPEED = 2e-3  # of the weight's logarithm in a step where there are twice the wanted bits
+# What the logarithm of the weight of bits moves in a codec's training with twice the wanted bits.
+RATE_TRAVEL = 27.0
 MAX_RATE_WEIGHT = 0.05
 AVERAGE_SKIP = "discriminator/.*|codec/quant/.*"
 PHASES = ("codec", "adversarial", "refiner")
@@ -75,8 +76,20 @@ class Trainer:
     if self.dropout and len(self.codec.groups) < 2:
       raise ValueError("config.trainer.quantizer_dropout needs a quantizer of two or more groups.")
     self._check_average(config.optimizer.get("ema", None))
+    self._check_joint(config.optimizer.get("schedule", None) or [])
     if self.flow is None and "refiner" in models:
       raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
+
+  def _check_joint(self, rules):
+    """A codec that is trained beside the refiner must not stop where that begins."""
+    for pattern, group in rules if self.joint else []:
+      if re.fullmatch(pattern, "codec/head/kernel"):
+        if any(k.startswith("end_") for k in group or {"end_": None}):
+          raise ValueError(
+            f"config.optimizer.schedule: {pattern!r} ends before the run, so the codec is not "
+            "trained jointly. Remove its end, or joint=True."
+          )
+        return
 
   def _check_average(self, ema):
     """What no average may follow: the discriminator, and codebooks that replacements move."""
@@ -128,6 +141,11 @@ class Trainer:
     if self._judged("refiner") and not (sample_weight and method != "ae"):
       raise ValueError(
         'config.trainer.gan.of="refiner" judges its samples: needs a flow and sample_weight > 0.'
+      )
+    if self._judged("codec") and method != "ae" and self.gan.begin >= refiner_begin_percent:
+      raise ValueError(
+        f"config.trainer.gan.begin_percent={self.gan.begin:g}: the refiner begins at "
+        f"{refiner_begin_percent:g} per cent of the run and ends the adversary; begin before it."
       )
     if (rate_weight or coded_bits) and not (self.is_fsq and self.code_prior):
       raise ValueError("config.trainer.rate_weight, coded_bits: need an FSQ and models.prior.")
@@ -237,7 +255,7 @@ class Trainer:
 
     if self.predict == "u":
       return u
-    return flow.predict_x(u, lambda c: c["y"], flow.MIN_T if heads else flow.SAMPLING_MIN_T)
+    return flow.predict_x(u, lambda c: c["y"])
 
   def _cond(self, y_rows, feats, mask):
     rows = y_rows.shape[:2]
@@ -260,7 +278,7 @@ class Trainer:
     """What a step trains: "codec", "adversarial" (codec and discriminator) or "refiner"."""
     if self.flow is not None and step >= self._refiner_begin(total_steps):
       return "refiner"
-    if self._judged("codec") and step >= round(self.gan.begin_percent / 100 * total_steps):
+    if self._judged("codec") and step >= round(self.gan.begin / 100 * total_steps):
       return "adversarial"
     return "codec"
 
@@ -280,6 +298,7 @@ class Trainer:
     wav, sample_mask = batch["wav"], batch.get("wav_mask")
     mask = None if sample_mask is None else sample_mask[:, :: self.codec.hop]
     k_codes, k_flow = jax.random.split(rng)
+    refiner_begin = self._refiner_begin(total_steps)
     refine = self.flow is not None and (phase == "refiner" or not train)
     play = self._judged("codec") and (phase == "adversarial" or not train)
     still = phase == "refiner" and not self.joint  # the codec, its codebooks too
@@ -303,14 +322,15 @@ class Trainer:
       value, logs = value + extra, logs | found
     value = value + self._code_bits(variables, codec, lat, q, keep, mask, logs)
     if self.coded_bits and train and not still:
-      updates = {**updates, "rate": self._next_rate(variables, logs)}
+      codec_steps = total_steps if self.joint or self.flow is None else refiner_begin
+      updates = {**updates, "rate": self._next_rate(variables, keep, logs, codec_steps)}
     if refine:
       y, feats = jax.lax.stop_gradient((y, feats))
-      begin = self._refiner_begin(total_steps)
+      left = total_steps - refiner_begin
       value = value + self._flow_loss(
-        variables, wav, y, feats, mask, sample_mask, k_flow, logs, total_steps=total_steps - begin,
+        variables, wav, y, feats, mask, sample_mask, k_flow, logs, train=train, total_steps=left,
         # Evaluation measures the objective that the run ends with.
-        step=step - begin if train else total_steps - begin,
+        step=step - refiner_begin if train else left,
       )  # fmt: skip
     return Loss(value, logs=logs, updates=updates)
 
@@ -334,12 +354,16 @@ class Trainer:
     judge = lambda params, x: self.discriminator.apply({"params": params}, x)
     return self.gan.losses(judge, variables["params"]["discriminator"], real, fake)
 
-  def _next_rate(self, variables, logs):
-    """The weight of bits, moved towards `coded_bits` a token."""
+  def _next_rate(self, variables, keep, logs, codec_steps):
+    """The weight of bits, moved towards `coded_bits` a token where no group is left out."""
     log_weight = variables["rate"]["log_weight"]
     logs["rate_weight"] = jnp.exp(log_weight)
-    excess = jnp.mean(jax.lax.stop_gradient(logs["bits"])) / self.coded_bits - 1
-    moved = log_weight + RATE_SPEED * jnp.clip(excess, -1.0, 1.0)
+    bits = jax.lax.stop_gradient(logs["bits"])
+    whole = jnp.ones(bits.shape) if keep is None else 1.0 * (keep == len(self.codec.groups))
+    count = jnp.sum(whole)
+    excess = jnp.sum(whole * bits) / jnp.maximum(count, 1) / self.coded_bits - 1
+    speed = jnp.where(count > 0, RATE_TRAVEL / codec_steps, 0.0)
+    moved = log_weight + speed * jnp.clip(excess, -1.0, 1.0)
     return {"log_weight": jnp.minimum(moved, math.log(MAX_RATE_WEIGHT))}
 
   def _code_bits(self, variables, codec, lat, q, keep, mask, logs):
@@ -365,7 +389,7 @@ class Trainer:
     logs["bits"] = flow.frame_mean(jnp.sum(bits, -1, keepdims=True), mask)
     return logs["bits"]
 
-  def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng, logs, **progress):
+  def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng, logs, train, **progress):
     k_noise, k_time, k_sample = jax.random.split(rng, 3)
     x, _ = self._rows(variables, wav, mask)
     y_rows, side = self._rows(variables, y, mask)
@@ -379,22 +403,25 @@ class Trainer:
     logs["y_mse"] = flow.frame_mean(jnp.square(y_rows - x), cond["mask"])
     if self.sample_weight:
       shards = sharding.data_shards()
-      rows, _ = meanflow.jvp_rows(x.shape[0], self.sample_share, shards)
+      rows, _ = meanflow.jvp_rows(x.shape[0], self.sample_share if train else 1.0, shards)
       rows = rows if len(rows) else np.array([0])
-      share = take = lambda tree: meanflow.take_rows(tree, rows, shards)
+      take = lambda tree: meanflow.take_rows(tree, rows, shards)
       e1 = start_noise(
-        self.prior, self.sigma, jax.random.normal(k_sample, share(x).shape), share(y_rows)
+        self.prior, self.sigma, jax.random.normal(k_sample, take(x).shape), take(y_rows)
       )
       out = self.flow.sample(self._velocity(variables), e1, 1, take(cond))
-      m = None if sample_mask is None else share(sample_mask)
-      pred = self._wave(variables, out, take(side), None if mask is None else share(mask))
-      heard, _ = self._reconstruction(pred, share(wav), m)
+      m = None if sample_mask is None else take(sample_mask)
+      pred = self._wave(variables, out, take(side), None if mask is None else take(mask))
+      heard, _ = self._reconstruction(pred, take(wav), m)
       extra, found = self.sample_weight * heard, {"sample_loss": heard}
       if self._judged("refiner"):
-        more, judged = self._adversarial(variables, pred, share(wav))
+        more, judged = self._adversarial(variables, pred, take(wav))
         extra, found = extra + more, found | judged
-      value = value + jnp.mean(extra)
-      logs |= {k: jnp.broadcast_to(jnp.mean(v), value.shape) for k, v in found.items()}
+      if len(heard) < x.shape[0]:  # some rows stand for all
+        everyone = lambda v: jnp.broadcast_to(jnp.mean(v), value.shape)
+        extra, found = everyone(extra), jax.tree.map(everyone, found)
+      value = value + extra
+      logs |= found
     return value
 
   # Use

@@ -178,7 +178,7 @@ class Trainer:
     if self.predict == "u":
       return u
     base = lambda c: 0.0 if c["y"] is None else c["y"]
-    return flow.predict_x(u, base, flow.MIN_T if heads else flow.SAMPLING_MIN_T)
+    return flow.predict_x(u, base)
 
   # Training
 

@@ -38,16 +38,23 @@ class FlowLoss:
     drop: share of rows that lose their condition; None: .1 with guidance, else 0.
     alpha_begin_percent, alpha_end_percent: of the run, where alpha-Flow's schedule begins and ends.
     warmup: None, "fm" (rows with r = t alone) or "alpha" (alpha-Flow's schedule) for the first
-      `warmup_percent` of the run, before mf or imf.
+      `warmup_percent` of the run, or `warmup_steps`, before mf or imf.
     v_weight: of a v-head's own loss.
   """
 
   def __init__(
     self, method: str, *, ratio=0.5, p=None, eps=None, t_dist=None, guidance=None, drop=None,
     alpha_begin_percent=0.0, alpha_end_percent=100.0, warmup=None, warmup_percent=0.0,
-    v_weight=1.0,
+    warmup_steps=0, v_weight=1.0,
   ):  # fmt: skip
     where = "config.trainer"
+    for key, value, most in (
+      ("ratio", ratio, 1), ("p", p, None), ("eps", eps, None), ("v_weight", v_weight, None),
+      ("warmup_percent", warmup_percent, 100), ("warmup_steps", warmup_steps, None),
+    ):  # fmt: skip
+      if value is not None and (value < 0 or (most is not None and value > most)):
+        end = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{where}.{key}={value!r}: expected 0 or more{end}.")
     if method not in METHODS[1:]:
       raise ValueError(f"{where}.method={method!r}. {C.nearest(method, METHODS)}")
     if warmup is not None and warmup not in WARMUPS:
@@ -56,18 +63,22 @@ class FlowLoss:
       raise ValueError(
         f"{where}.warmup={warmup!r} comes before mf or imf, not {method}; remove it."
       )
-    if (warmup is None) != (warmup_percent == 0):
-      raise ValueError(f"{where}: give both of warmup and warmup_percent > 0, or neither.")
+    lengths = (warmup_percent > 0) + (warmup_steps > 0)
+    if lengths != (warmup is not None):
+      raise ValueError(
+        f"{where}: give warmup with one of warmup_percent and warmup_steps > 0, or none of them."
+      )
     self.method, self.ratio, self.v_weight = method, ratio, v_weight
     self.p = (0.0 if method == "fm" else 1.0) if p is None else p
     self.eps = (1e-3 if method == "alpha" else 0.01) if eps is None else eps
     self.t_dist = dict(t_dist or {})
     self.warmup, self.warmup_end = warmup, warmup_percent / 100
+    self.warmup_steps = warmup_steps
     self.alpha = None
     if method == "alpha":
       self.alpha = alpha_begin_percent / 100, alpha_end_percent / 100
     elif warmup == "alpha":
-      self.alpha = 0.0, self.warmup_end
+      self.alpha = 0.0, self.warmup_end or 1.0
     if self.alpha is not None:
       alphaflow.schedule(0.0, *self.alpha)  # raises what is wrong with it
     self._configure_guidance(where, guidance, drop)
@@ -171,10 +182,12 @@ class FlowLoss:
     if not self.scheduled:
       return final()
     progress = jnp.asarray(step, jnp.float32) / total_steps
+    warm_end = self.warmup_steps / total_steps if self.warmup_steps else self.warmup_end
     if self.warmup == "fm":
       only_equal = lambda: meanflow.meanflow(fn, x, e, t, t, ratio=0.0, **common)
-      return jax.lax.cond(progress < self.warmup_end, only_equal, final)
-    alpha = alphaflow.schedule(progress, *self.alpha)
+      return jax.lax.cond(progress < warm_end, only_equal, final)
+    begin, end = self.alpha if self.warmup is None else (0.0, warm_end)
+    alpha = alphaflow.schedule(progress, begin, end)
     by_alpha = lambda: alphaflow.alphaflow(fn, x, e, t, r, alpha, ratio=self.ratio, **common)
     value, logs = jax.lax.cond(alpha > 0, by_alpha, final)
     return value, {**logs, "alpha": alpha}

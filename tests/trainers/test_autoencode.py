@@ -16,6 +16,8 @@ def make(arg="", **trainer):
   config = C.load(f"configs/meanflow.py:smoke{arg}")
   with config.unlocked():
     config.trainer.update(trainer)
+    if trainer.get("joint"):
+      config.optimizer.schedule = [[".*", dict(kind="cosine")]]
   config = C.canonical(config)
   return C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
 
@@ -118,6 +120,47 @@ def test_an_adversary_of_the_refiner_judges_its_samples():
     make(",gan=refiner", gan=dict(of="decoder"))
 
 
+def test_adversaries_that_would_never_begin_are_refused():
+  for arg, gan in (
+    (",gan=codec", dict(of="codec", begin_percent=60.0)),
+    (",gan=refiner", dict(of="refiner", begin_percent=70.0)),
+  ):
+    with pytest.raises(ValueError, match="begin"):
+      make(arg, gan=gan)
+
+
+def test_a_joint_codec_must_not_end():
+  config = C.load("configs/meanflow.py:smoke")
+  with config.unlocked():
+    config.trainer.joint = True
+  with pytest.raises(ValueError, match="'codec/\\.\\*' ends before the run"):
+    C.resolve("trainers", "autoencode").Trainer(C.canonical(config), C.build_models(config))
+
+
+def test_evaluation_hears_every_row_on_its_own():
+  trainer = make()
+  variables = variables_of(trainer)
+  run = lambda batch: loss(trainer, variables, 9, batch=batch, train=False)
+  a = run(BATCH)
+  b = run({"wav": np.concatenate([BATCH["wav"][:2], 5 * BATCH["wav"][2:]])})
+  for out in (a.value, a.logs["sample_loss"]):
+    assert out.shape == (4,) and np.ptp(out) > 0
+  np.testing.assert_allclose(a.logs["sample_loss"][:2], b.logs["sample_loss"][:2], rtol=1e-5)
+  assert np.all(np.abs(a.logs["sample_loss"][2:] - b.logs["sample_loss"][2:]) > 1e-3)
+
+
+def test_the_wanted_rate_is_that_of_all_groups():
+  trainer = make(",method=ae,coded_kbps=1.0", quantizer_dropout=1.0)
+  variables = variables_of(trainer)
+  start = variables["rate"]["log_weight"]
+  bits = jnp.array([10.0, 20.0, 30.0, 30.0])
+  groups = len(trainer.codec.groups)
+  after = lambda keep: trainer._next_rate(variables, jnp.array(keep), {"bits": bits}, 1000)
+  moved = after([1, 2, groups, groups])["log_weight"] - start
+  assert float(moved) == pytest.approx(27 / 1000 * (30 / trainer.coded_bits - 1), rel=1e-4)
+  assert after([1, 2, 1, 2])["log_weight"] == start
+
+
 def test_the_prior_learns_from_codes_and_pulls_only_by_rate_weight():
   free, pulled = make(",method=ae"), make(",method=ae", rate_weight=1.0)
   variables = variables_of(free)
@@ -139,7 +182,9 @@ def test_the_weight_of_bits_moves_towards_the_wanted_rate():
   out = loss(trainer, variables, 0)  # 30 bits: an untrained prior
   start = float(variables["rate"]["log_weight"])
   assert start == pytest.approx(np.log(0.01))
-  assert float(out.updates["rate"]["log_weight"]) == pytest.approx(start + 2e-3 * 0.5, abs=2e-5)
+  assert float(out.updates["rate"]["log_weight"]) == pytest.approx(
+    start + 27 / 10 * 0.5, rel=0.02
+  )  # of ten steps
   trainer.coded_bits = 1000.0
   assert float(loss(trainer, variables, 0).updates["rate"]["log_weight"]) < start
   assert "rate" not in loss(trainer, variables, 0, train=False).updates

@@ -53,8 +53,9 @@ def test_both_players_the_prior_and_the_weight_of_bits_move(wanted, sign):
   assert models == {"codec", "discriminator", "prior"}
   rate = [float(s["vars"]["rate"]["log_weight"]) for s in (before, after)]
   assert rate[0] == pytest.approx(np.log(0.01))
-  assert rate[1] - rate[0] == pytest.approx(2 * 2e-3 * (30 / wanted - 1), rel=0.1)
+  # The first of two steps moves it by 27 / 10 (30 / wanted - 1), if nothing bounds it.
   assert np.sign(rate[1] - rate[0]) == sign
+  assert rate[1] <= np.log(0.05) + 1e-6
   assert not any(n.startswith("discriminator/") for n in trees.flatten(after["ema"]))
   assert metrics["gan_discriminator"] > 0
 
@@ -106,8 +107,8 @@ def test_half_precision_of_the_codec_is_near_single():
   "arg, collection",
   [
     (",method=ae,quantizer=rvq,kbps=1", "codebook"),
-    (",method=ae,coded_kbps=1", "rate"),
-    pytest.param(",gan=codec,coded_kbps=1", "rate", marks=pytest.mark.slow),
+    (",method=ae,coded_kbps=1,rate_weight=1e-9", "rate"),
+    pytest.param(",gan=codec,coded_kbps=1,rate_weight=1e-9", "rate", marks=pytest.mark.slow),
   ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, arg, collection):

@@ -59,6 +59,10 @@ def test_warm_ups():
     value("imf", 10, **alpha), direct("alpha", alpha=0.5, eps=0.01), rtol=1e-4
   )
   np.testing.assert_allclose(value("imf", 20, **alpha), direct("imf"), rtol=1e-5)
+  for name, expected in (("fm", direct("equal")), ("alpha", direct("alpha", alpha=0.5, eps=0.01))):
+    by_steps = dict(warmup=name, warmup_steps=20)  # of the 100
+    np.testing.assert_allclose(value("imf", 10, **by_steps), expected, rtol=1e-4)
+    np.testing.assert_allclose(value("imf", 20, **by_steps), direct("imf"), rtol=1e-5)
   jitted = jax.jit(lambda s: FlowLoss("imf", **fm)(net, X, E, KEY, cond=COND, step=s,
                                                    total_steps=100))  # fmt: skip
   np.testing.assert_allclose(jitted(5)[0], direct("equal"), rtol=1e-4)
@@ -111,7 +115,10 @@ def test_guidance_reaches_target_and_tangent():
     (dict(method="imff"), '"imf"'),
     (dict(method="imf", warmup="fmm", warmup_percent=1.0), '"fm"'),
     (dict(method="fm", warmup="fm", warmup_percent=1.0), "comes before mf or imf"),
-    (dict(method="mf", warmup="fm"), "give both"),
+    (dict(method="mf", warmup="fm"), "one of warmup_percent and warmup_steps"),
+    (dict(method="mf", warmup="fm", warmup_percent=1.0, warmup_steps=3), "one of warmup_percent"),
+    (dict(method="mf", ratio=7), "ratio=7: expected 0 or more and at most 1"),
+    (dict(method="mf", p=-3.0), "p=-3.0: expected 0 or more"),
     (dict(method="mf", guidance=dict(omega=1.0)), "'kind' is missing"),
     (dict(method="mf", guidance=dict(kind="fixed", omgea=1.0)), '"omega"'),
     (dict(method="mf", guidance=dict(kind="flexible")), "trained with imf"),
