@@ -105,8 +105,11 @@ def test_controls_compare_no_item_with_itself(batch_size, limit):
 
 
 def test_bits_stand_beside_those_of_the_image():
-  fn = lambda *a: {**reconstruct(*a), "bits": jnp.full(a[1]["image"].shape[0], 64.0)}
-  got = run(predict={"reconstruct": fn}, raw_bits=261.6, batch_size=4, limit=5, measures=("mse",))
+  def coded(state, batch, rng, nfe):
+    bits = jnp.full(batch["image"].shape[0], 64.0)
+    return {**reconstruct(state, batch, rng, nfe), "bits": bits}
+
+  got = run(coded, raw_bits=261.6, batch_size=4, limit=5, measures=("mse",))
   assert (got["bits"], got["raw_bits"]) == (64, 261.6)
   assert not {"bits", "raw_bits"} & run(raw_bits=261.6, limit=2, measures=("mse",)).keys()
 
