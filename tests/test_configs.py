@@ -1,5 +1,7 @@
 """Every config runs in smoke form, and every variant can be traced through a training step."""
 
+import dataclasses
+import inspect
 import json
 
 import jax
@@ -7,9 +9,14 @@ import numpy as np
 import pytest
 
 from big_audio import config as C
-from big_audio import sharding, train_loop, train_step
+from big_audio import optim, sharding, train_loop, train_step
+from big_audio.evaluators import audio_distance
+from big_audio.nn import quantize, rvq
 from big_audio.objectives import spectral
+from big_audio.samplers import ode
 from big_audio.tools import report
+from big_audio.trainers.adversary import Adversary
+from big_audio.trainers.flow_loss import FlowLoss
 
 MEANFLOW = "configs/meanflow.py:smoke"
 
@@ -132,6 +139,24 @@ def test_some_of_the_matrix_learn(data, arg):
     ("data=digits,net=dit", "tokens=patch, block_dct or row_dct"),
     ("data=notes,dir=x", "does not take dir"),
     ("data=audio_dir,dir=x,train=a", "all of train, validation and test"),
+    ("method=ae,gan=refiner", "gan=refiner judges samples.*method=ae.*Use gan=codec"),
+    ("gan=codec,begin=30", "Use gan_begin below 28"),
+    ("gan=codec,gan_begin=70", "Use gan_begin below 58"),
+    ("gan=refiner,gan_begin=40", "gan=refiner does not take gan_begin"),
+    ("method=ae,joint", "method=ae does not take joint"),
+    ("tokens=mdct,joint", "does not take joint"),
+    ("data=digits,quantizer=rvq", "use fsq or none"),
+    ("tokens=mdct,quantizer=kl", "use fsq or none"),
+    ("quantizer=kl,kbps=2", "quantizer=kl does not take kbps"),
+    ("quantizer=none,coded_kbps=1", "does not take coded_kbps"),
+    ("data=digits,quantizer=none,bits=32", "does not take bits"),
+    ("data=digits,tokens=patch,bits=62", "multiple of the 4 tokens"),
+    ("data=digits,bits=262", "below the 262 bits of the image"),
+    ("guidance=fixed", "data=notes does not take guidance"),
+    ("data=digits,method=fm,guidance=fixed", "method=fm does not take guidance"),
+    ("v_head=2", "net=convnext1d does not take v_head"),
+    ("method=alpha,warmup=fm", "method=alpha does not take warmup"),
+    ("sampler=hoin", '"heun"'),
   ],
 )
 def test_arguments_that_do_not_fit(arg, words):
@@ -219,6 +244,199 @@ def test_overrides_that_do_not_fit(override, words):
 def test_rates_and_streams_are_reached_by_overrides():
   config = C.load(MEANFLOW, ["trainer.quantizer_dropout=0.5", "models.codec.causal=True"])
   assert config.trainer.quantizer_dropout == 0.5 and config.models.codec.causal
+
+
+def keywords(*fns):
+  """{keyword: its default} of functions."""
+  params = [p for fn in fns for p in inspect.signature(fn).parameters.values()]
+  return {p.name: p.default for p in params if p.kind is p.KEYWORD_ONLY}
+
+
+def settings(*args, part="trainer"):
+  """{key: its values} of a part of several configs."""
+  out = {}
+  for arg in args:
+    node = C.to_dict(C.load(f"configs/meanflow.py:{arg}"))
+    for name in part.split("."):
+      node = node[name]
+    for k, v in node.items():
+      out.setdefault(k, []).append(v)
+  return out
+
+
+KINDS = ("net=dit", "method=alpha", "joint")
+# What the config itself decides, and the names of things.
+OWN = {"name", "method", "tokens", "quantizer", "key", "domain", "weights", "sample_weight", "net"}
+
+
+@pytest.mark.parametrize(
+  "trainer, args, absent",
+  [
+    ("flow", [f"tokens=mdct,{k}" for k in KINDS[:2]] + ["data=digits"], {"net"}),
+    # `gan` needs a model of its own: it is a key where gan= is given.
+    ("autoencode", [*KINDS, "gan=codec"], set()),
+  ],
+)
+def test_every_setting_of_a_trainer_is_a_key_with_its_default(trainer, args, absent):
+  module = C.resolve("trainers", trainer)
+  known, found = keywords(module.Trainer._configure, FlowLoss.__init__), settings(*args)
+  assert set(known) == set(found) | absent
+  for key in set(found) - OWN - {"joint", "gan"}:
+    assert found[key] == [known[key]] * len(found[key]), key
+  # Where a setting means nothing it is no key: a flag for it is an error.
+  for arg, key in (("method=fm", "ratio"), ("method=fm", "guidance"), ("method=ae", "sigma"),
+                   ("method=imf", "alpha_end_percent"), ("method=alpha", "warmup"),
+                   ("net=mlp_flow", "v_weight"), ("method=imf", "joint")):  # fmt: skip
+    with pytest.raises(ValueError, match=f"no key '{key}'"):
+      C.load(f"configs/meanflow.py:{arg}", [f"trainer.{key}=1"])
+
+
+def test_every_setting_of_models_and_adversary_is_a_key_with_its_default():
+  defaults = lambda cls: {f.name: f.default for f in dataclasses.fields(cls)}
+  own = {"model", "latent", "width", "depth", "hidden", "window", "heads", "dtype"}
+  n_a = {"parent", "name", "variant"}
+  for net in ("mlp_flow", "mixer_flow", "convnext1d", "dit"):
+    known = defaults(C.resolve("models", net).Model)
+    found = settings(f"net={net},tokens=mdct", f"net={net},data=digits,tokens=patch",
+                     part="models.net")  # fmt: skip
+    assert set(known) - n_a == set(found) - {"model"}
+    refiner = settings(f"net={net}", part="models.refiner")
+    assert set(found) - set(refiner) <= {"guidance", "classes", "coder_depth", "positions"}
+    for key in set(found) - own - {"dim", "tokens", "positions"}:
+      assert set(found[key]) == {known[key]}, (net, key)
+  for part, model, mine in (
+    ("codec", "codec", {"sr", "quantizer"}), ("prior", "code_prior", {"sizes"}),
+    ("discriminator", "discriminator", {"windows"}),
+  ):  # fmt: skip
+    known = defaults(C.resolve("models", model).Model)
+    found = settings("gan=codec", part=f"models.{part}")
+    assert set(known) - n_a == set(found) - {"model"}
+    for key in set(found) - mine - {"model"}:
+      assert found[key] == [known[key]], (part, key)
+  for name, cls in (("fsq", quantize.FSQ), ("rvq", rvq.RVQ), ("kl", rvq.Continuous)):
+    known, found = defaults(cls), settings(f"quantizer={name}", part="models.codec.quantizer")
+    assert set(known) - n_a == set(found) - {"name"}
+    for key in set(found) - {"name", "levels", "stages", "learn", "weight"}:
+      assert found[key] == [known[key]], (name, key)
+  known = defaults(Adversary)
+  for of, absent in (("codec", set()), ("refiner", {"begin_percent"})):
+    found = settings(f"gan={of}", part="trainer.gan")
+    assert set(known) - set(found) == absent and found.pop("of") == [of]
+    assert all(found[k] == [known[k]] for k in found)
+
+
+def test_settings_reach_the_trainer():
+  flags = ["trainer.p=0.5", 'trainer.guidance={"kind":"fixed","omega":2.0}', "trainer.eps=1e-4",
+           "trainer.t_dist={'kind': 'uniform'}", "trainer.sampler=euler",
+           "trainer.warmup=fm", "trainer.warmup_percent=10"]  # fmt: skip
+  for arg in ("method=imf", "data=digits"):
+    config = C.with_defaults(C.load(f"{MEANFLOW},{arg}", flags))
+    trainer = C.resolve("trainers", config.trainer.name).Trainer(config, C.build_models(config))
+    own = trainer.flow
+    assert (own.p, own.eps, own.guidance, own.drop) == (0.5, 1e-4, "fixed", 0.1)
+    assert own.guidance_kw["omega"] == 2.0 and own.t_dist == dict(kind="uniform")
+    assert own.warmup_end == 0.1 and trainer.sampler == "euler"
+  again = C.load(f"{MEANFLOW},data=digits,guidance=fixed", ["trainer.guidance.omega=3"])
+  assert again.trainer.guidance.omega == 3.0
+  assert C.load(f"{MEANFLOW},data=digits,guidance=fixed", ["trainer.guidance=None"])
+  samplers = C.arguments("configs/meanflow.py")["sampler"]
+  assert set(samplers) == {"auto", *ode.SAMPLERS}
+
+
+@pytest.mark.parametrize(
+  "data, arg, expected",
+  [
+    ("digits", "guidance=fixed,quantizer=none", {"flow_loss", "mse_below"}),
+    ("digits", "guidance=flexible,net=dit,tokens=patch,v_head=1,predict=x,warmup=fm", {"mse_v"}),
+    ("digits", "method=fm,sampler=heun", {"code_usage"}),
+    ("notes", "net=dit,v_head=1,predict=u,warmup=alpha", {"mse_v", "alpha", "bits"}),
+    ("notes", "quantizer=kl,joint", {"quantizer"}),
+    ("notes", "quantizer=none,tokens=mdct,method=ae", {"bits"}),
+    ("notes", "quantizer=none,sampler=midpoint,method=fm", {"sample_loss"}),
+    ("notes", "gan=codec,gan_begin=20,method=mf,sampler=consistency", {"gan_discriminator"}),
+  ],
+)
+def test_arguments_are_traced(data, arg, expected):
+  config, trainer, batch, stats = build(data, arg)
+  if data == "digits":
+    batch["label"] = np.array([0, 9])
+    for node in (config.input.data.train, config.evals.val.data, config.evals.samples.data):
+      assert ("'label'" in node.pp) == ("guidance" in arg)
+    assert bool(config.models.net.classes) == ("guidance" in arg)
+  variables = jax.eval_shape(trainer.init, jax.random.key(0), batch, stats)
+  loss = lambda v, b, **kw: trainer.loss(v, b, jax.random.key(0), step=3, total_steps=10, **kw).logs
+  kw = dict(phase="refiner") if hasattr(trainer, "phase") else {}
+  logs = jax.eval_shape(lambda v, b: loss(v, b, train=True, **kw), variables, batch)
+  logs |= jax.eval_shape(lambda v, b: loss(v, b, train=False), variables, batch)
+  assert expected <= logs.keys()
+  for cfg in config.evals.values():
+    for nfe in {
+      *cfg.get("nfe", [])[:1],
+      *(v.get("nfe", 1) for v in cfg.get("variants", {}).values()),
+    }:
+      fn = lambda v, b, n=nfe: trainer.reconstruct(v, b, jax.random.key(0), nfe=n)
+      out = jax.eval_shape(fn, variables, batch)
+      assert out[SHAPES[data][0]].shape == SHAPES[data][1]
+
+
+def test_a_continuous_codec_has_no_codes():
+  for name in ("none", "kl"):
+    config = C.load(f"configs/meanflow.py:quantizer={name}")
+    assert C.build_models(config)["codec"].bits_per_token() == 0
+    assert "prior" not in config.models and "codes" not in config.evals.codec.measures
+    assert not {"rate_weight", "quantizer_dropout", "soft_share"} & set(config.trainer)
+  assert config.models.codec.quantizer.weight > 0
+
+
+def test_an_image_takes_fewer_bits_in_codes_than_as_it_is():
+  for data, raw in (("digits", 64 * np.log2(17)), ("mnist,dir=x", 784 * 8)):
+    for tokens in ("flat", "patch", "block_dct", "row_dct"):
+      config = C.load(f"configs/meanflow.py:data={data},tokens={tokens}")
+      assert config.evals.pairs.raw_bits == pytest.approx(raw)
+      fsq = quantize.FSQ(C.to_dict(config.trainer.quantizer))
+      count = dict(flat=1, row_dct=8 if data == "digits" else 28)
+      bits = fsq.bits_per_frame * count.get(tokens, 4 if data == "digits" else 49)
+      assert bits == (64 if data == "digits" else 196) < raw
+      assert max(fsq.codebook_sizes) <= 1024 and config.models.net.latent == fsq.dim
+  float_latent = C.load("configs/meanflow.py:data=digits,quantizer=none")
+  assert float_latent.trainer.quantizer is None and float_latent.models.net.latent == 32
+  fsq = quantize.FSQ(C.to_dict(C.load("configs/meanflow.py:data=digits,bits=31").trainer.quantizer))
+  assert fsq.bits_per_frame == 31
+
+
+def groups_that_move(arg, names):
+  config = C.load(f"configs/meanflow.py:{arg}")
+  opt = optim.build(config.optimizer, names, total_steps=100, batch_size=6, data_size=100)
+  return [opt.active(step) for step in range(100)]
+
+
+def test_schedules_of_the_adversary_and_of_joint_training():
+  names = ["discriminator/x", "prior/x", "codec/x", "refiner/x"]
+  judged = [step for step, g in enumerate(groups_that_move("gan=codec", names)) if
+            "discriminator" in g]  # fmt: skip
+  assert judged == list(range(30, 60))
+  judged = groups_that_move("gan=codec,gan_begin=10,begin=50", names)
+  assert [s for s in range(100) if "discriminator" in judged[s]] == list(range(10, 50))
+  judged = groups_that_move("gan=codec,method=ae", names[:3])
+  assert [s for s in range(100) if "discriminator" in judged[s]] == list(range(30, 100))
+  joint = groups_that_move("joint", names[1:])
+  assert all("codec" in g for g in joint) and "refiner" in joint[60] and "refiner" not in joint[59]
+  assert C.load("configs/meanflow.py:joint").trainer.joint
+  assert not any("codec" in g for g in groups_that_move("", names[1:])[60:])
+
+
+def test_measures_and_intervals_are_reached_by_overrides():
+  flags = ["evals.distance.ci=True", "evals.distance.measures=['mr_stft']"]
+  config = C.load("configs/meanflow.py:data=audio_dir,dir=x", flags)
+  assert config.evals.distance.ci and config.evals.distance.measures == ["mr_stft"]
+  for arg in ("data=audio_dir,dir=x", "tokens=mdct"):
+    evals = C.to_dict(C.load(f"configs/meanflow.py:{arg}").evals)
+    own = [e for e in evals.values() if e["type"] == "audio_distance"]
+    assert all({"measures", "ci"} <= set(e) for e in own)
+    # A measure has one place only, or numbers would fall together in tables.
+    measures = [m for e in own for m in e["measures"]]
+    assert len(measures) == len(set(measures)) and set(audio_distance.DISTANCES) <= set(measures)
+  assert "published" not in C.load(MEANFLOW).evals
 
 
 def test_weights_of_the_losses_are_reached_by_overrides():

@@ -144,11 +144,19 @@ def test_groups_that_do_not_move_cost_nothing_and_keep_their_state():
 
 
 @pytest.mark.parametrize(
-  "kw, last", [(dict(kind="constant"), True), (dict(kind="cosine", final=0.1), True)]
+  "kw, last",
+  [
+    (dict(kind="constant"), True),
+    (dict(kind="cosine", final=0.1, end_percent=50), True),
+    (dict(kind="linear", final=0.1, end_percent=50), True),
+    (dict(kind="cosine", end_percent=50), False),
+    (dict(kind="linear", end_percent=50), False),
+  ],
 )
 def test_a_rate_that_does_not_end_at_zero_goes_on(kw, last):
   opt = optim.build(dict(lr=0.1, schedule=[[".*", kw]]), NAMES, total_steps=10)
-  assert bool(opt.active(10)) == last
+  assert opt.active(4) and bool(opt.active(5)) == bool(opt.active(10)) == last
+  assert (float(next(iter(opt.lrs(10).values()))) > 0) == last  # it stops where its rate is 0
 
 
 def test_a_run_of_two_stages_has_two_programs():

@@ -13,6 +13,10 @@ PADDINGS = ("center", "same", "valid")
 PAD_MODES = ("constant", "reflect")
 
 
+class TooShort(ValueError):
+  """A wave has too few samples to be reflected at its ends."""
+
+
 def num_frames(length: int, n_fft: int, hop: int, padding: str) -> int:
   """Number of STFT frames of `length` samples; see `stft` for the paddings."""
   check_choice("num_frames: padding", padding, PADDINGS)
@@ -122,7 +126,7 @@ def windowed_frames(
   length = wav.shape[-2]
   left, right = _edges(length, n_fft, hop, padding)
   if pad_mode == "reflect" and max(left, right) >= length and left + right > 0:
-    raise ValueError(
+    raise TooShort(
       f"stft: {length} samples are too few to reflect {max(left, right)} at an edge "
       f'(n_fft={n_fft}, padding={padding!r}). Use pad_mode="constant" or a smaller n_fft.'
     )

@@ -5,7 +5,8 @@ Rows: the model at each number of evaluations, its deterministic decoder ("ae"),
 
 Where the batch has `wav_mask` (pp `pad(mask=True)`), distances and kbps are those of the recorded
 part alone. Measures by packages get the clip with its silence: they look for speech themselves and
-refuse clips that are shorter than their windows.
+refuse clips that are shorter than their windows. All are of the clips that `pp` cuts, not of whole
+recordings.
 """
 
 import functools
@@ -34,6 +35,8 @@ DISTANCES = {
   "mr_stft": lambda x, y, sr: distances.mr_stft_distance(x, y),
 }
 MEASURES = (*DISTANCES, *perceptual.MEASURES)
+# As published, waves are reflected at their ends, for which a clip can be too short.
+REFLECTED = ("dac_mel", "dac_train_mel", "dac_stft", "mr_stft")
 
 
 class Evaluator:
@@ -86,8 +89,9 @@ class Evaluator:
   def run(self, state) -> Iterator[tuple[str, float]]:
     """Yields <row>/<measure>, its mean over items, and ("kbps", payload bits by time).
 
-    Of measures by packages also <row>/<measure>_failed, the number of items without a score (they
-    are left out of the mean; NaN if none has one), or unavailable/<measure> = 1 and no mean.
+    Of measures by packages and of REFLECTED also <row>/<measure>_failed, the number of items
+    without a score (they are left out of the mean; NaN if none has one), or unavailable/<measure> =
+    1 and no mean.
     """
     values: dict[str, dict[str, list]] = {}
     scores: dict[str, perceptual.Scores] = {}
@@ -116,7 +120,10 @@ class Evaluator:
     for name, mine in values.items():
       for m in self._measures:
         if m in mine:
-          yield from bootstrap.rows(f"{name}/{m}", np.concatenate(mine[m]), ci=self._ci)
+          found = np.concatenate(mine[m])
+          yield from bootstrap.rows(f"{name}/{m}", found, ci=self._ci)
+          if m in REFLECTED:
+            yield f"{name}/{m}_failed", float(np.isnan(found).sum())
         elif (found := scores[name].values[m]) is not None:
           yield from bootstrap.rows(f"{name}/{m}", found, ci=self._ci)
           yield f"{name}/{m}_failed", float(len(scores[name].failed[m]))

@@ -90,7 +90,7 @@ class Evaluator:
     diversity/<row>: mean distance between outputs of two seeds, diversity/<row>_to_original: of
       one output to the recording, both of the same items;
     z/rtf_encode, z/rtf_<row>: seconds of computation per second of sound in a batch of
-      z/rtf_batch items, encoding and decoding (or both where the trainer has one function).
+      z/rtf_batch items, encoding and decoding (or both where there is one function, or no codes).
     """
     key = jax.random.key(self._seed)
     codes: list[np.ndarray] = []
@@ -130,8 +130,8 @@ class Evaluator:
     return self._marked(out)
 
   def _marked(self, out):
-    """(codes [B, F, G], bool[B, F]: which of them count), or None."""
-    if "codes" not in out:
+    """(codes [B, F, G], bool[B, F]: which of them count), or None of a continuous bottleneck."""
+    if "codes" not in out or not out["codes"].shape[-1]:
       return None
     return out["codes"], out.get("code_mask", jnp.ones(out["codes"].shape[:2], bool))
 
@@ -176,10 +176,11 @@ class Evaluator:
         times.append(time.perf_counter() - start)
       return float(np.median(times)) / secs
 
+    encode, codes = lambda: self._fns["encode"](state, {"wav": wav}, rng), None
     if {"encode", "decode"} <= self._fns.keys():
-      encode = lambda: self._fns["encode"](state, {"wav": wav}, rng)
-      yield "z/rtf_encode", timed(encode)
       codes = encode()["codes"]
+    if codes is not None and codes.shape[-1]:
+      yield "z/rtf_encode", timed(encode)
       rows, frames = codes.shape[:2]
       tokens = {
         "codes": codes,

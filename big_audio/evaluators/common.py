@@ -10,6 +10,7 @@ import numpy as np
 
 from big_audio import config as C
 from big_audio import input_pipeline, sharding
+from big_audio.dsp import stft
 
 
 def reader(data, pp: str | None, batch_size: int, limit: int | None = None) -> Callable:
@@ -80,12 +81,17 @@ class Paired:
 
   def __init__(self, measures: Mapping[str, Callable]):
     self._measures = measures
-    self._jitted = jax.jit(
-      lambda x, y: {k: f(x, y).reshape(x.shape[0]) for k, f in measures.items()}
-    )
+
+    def whole(x, y):
+      return {k: _or_nan(f, x, y, jnp).reshape(x.shape[0]) for k, f in measures.items()}
+
+    self._jitted = jax.jit(whole)
 
   def __call__(self, estimate, reference, recorded=None) -> dict[str, np.ndarray]:
-    """{name: f32[B]} of all processes' rows; `recorded` bool[B, T] is false in the padding."""
+    """{name: f32[B]} of all processes' rows; `recorded` bool[B, T] is false in the padding.
+
+    NaN where a measure cannot take a recorded part: one too short to be reflected at its ends.
+    """
     out = gather(self._jitted(estimate, reference))
     if recorded is None or (recorded := gather(recorded)).all():
       return out
@@ -96,8 +102,15 @@ class Paired:
       here = np.flatnonzero(recorded[i])
       part = np.s_[i : i + 1, here[0] : here[-1] + 1]
       for k, f in self._measures.items():
-        out[k][i] = np.reshape(f(x[part], y[part]), ())
+        out[k][i] = np.reshape(_or_nan(f, x[part], y[part], np), ())
     return out
+
+
+def _or_nan(measure, x, y, xp):
+  try:
+    return measure(x, y)
+  except stft.TooShort:
+    return xp.full(x.shape[0], xp.nan, x.dtype)
 
 
 def gather(tree):

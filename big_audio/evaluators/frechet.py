@@ -9,8 +9,10 @@ Embeddings are pluggable: log-mel frames, or a function of another run that give
 Finite sets of one distribution are apart as well, so every distance comes with its floor. A row
 `<row>/fd_half` compares reconstructions of a random half of the items with the originals of the
 other half; `real/fd_half`, the floor at the same size, compares originals with originals.
-`<row>/fd` compares all items: with their own originals (which favours them: the sets are paired),
-or with the `reference` set, which then has the floor `real/fd`, its distance from the originals.
+So `fd_half` is the number to compare with its floor, and the one for tables.
+`<row>/fd` compares all items: with their own originals (which favours them: the sets are paired, so
+it can lie below any floor), or with the `reference` set, which then has the floor `real/fd`, its
+distance from the originals.
 
 Log-mel frames whose centre lies in the padding of a clip (`wav_mask` of the batch) are left out;
 another run's embedding is of the padded clip, as it was trained.

@@ -6,6 +6,7 @@ image: what a measure gives that does not look at pairs). The last two need two 
 an item that is alone in one, as may be left over in the last, is not in their means.
 """
 
+import math
 from collections.abc import Iterator
 
 import jax
@@ -85,6 +86,7 @@ class Evaluator:
     measures: of MEASURES.
     window: of SSIM, in pixels; 7 for images of 8 x 8.
     ci: also 95 % bootstrap intervals over items, <row>/<measure>_lo and _hi.
+    raw_bits: of an image as it is, to stand beside the model's.
     limit: only the first `limit` items.
     fn: which function of `predict`.
     seed: of the model's noise.
@@ -95,7 +97,7 @@ class Evaluator:
 
   def __init__(
     self, predict, *, data, batch_size, mesh, workdir, pp=None, aux=(), key="image", nfe=(1,),
-    measures=MEASURES, window=11, ci=False, limit=None, fn="reconstruct", seed=0,
+    measures=MEASURES, window=11, ci=False, raw_bits=None, limit=None, fn="reconstruct", seed=0,
   ):  # fmt: skip
     for m in measures:
       if m not in MEASURES:
@@ -104,7 +106,7 @@ class Evaluator:
         )
     self._predict, self._mesh, self._key = predict[fn], mesh, key
     self._nfe, self._ci, self._seed = common.check_nfe("image_distance", nfe), ci, seed
-    self._batches = common.reader(data, pp, batch_size, limit)
+    self._batches, self._raw_bits = common.reader(data, pp, batch_size, limit), raw_bits
     fns = {
       "mse": lambda x, y: jnp.mean(jnp.square(x - y), axis=(1, 2, 3)),
       "psnr": psnr,
@@ -114,18 +116,20 @@ class Evaluator:
     self._measure = jax.jit(lambda x, y: {m: fns[m](x, y) for m in measures})
 
   def run(self, state) -> Iterator[tuple[str, float]]:
-    """Yields (<row>/<measure>, mean over items), ("items", their number) and ("alone", how many of
-    them lay in a batch by themselves, which the rows mean and unrelated leave out)."""
+    """Yields (<row>/<measure>, mean over items), ("items", their number), ("alone", how many of
+    them lay in a batch by themselves, which the rows mean and unrelated leave out), and where the
+    model gives them ("bits", its payload of an image) beside ("raw_bits", as configured)."""
     values: dict[str, dict[str, list]] = {}
     key = jax.random.key(self._seed)
-    items = alone = 0
+    items = alone = bits = 0
     for i, (batch, _) in enumerate(common.device_batches(self._batches, self._mesh)):
       x = batch[self._key]
       rng = jax.random.fold_in(key, i)
-      found, _ = common.versions(self._predict, state, batch, rng, self._nfe, self._key)
+      found, out = common.versions(self._predict, state, batch, rng, self._nfe, self._key)
       mask = batch["_mask"].reshape(-1, 1, 1, 1)
       real = common.gather(batch["_mask"]) > 0
       items += int(real.sum())
+      bits += float(jnp.sum(batch["_mask"] * out["bits"])) if "bits" in out else math.nan
       controls = {"identity": x}
       if real.sum() > 1:
         mean = jnp.sum(x * mask, axis=0, keepdims=True) / jnp.sum(mask)
@@ -144,3 +148,7 @@ class Evaluator:
         yield from bootstrap.rows(f"{name}/{k}", np.concatenate(parts), ci=self._ci)
     yield "items", float(items)
     yield "alone", float(alone)
+    if math.isfinite(bits):
+      yield "bits", bits / max(items, 1)
+      if self._raw_bits:
+        yield "raw_bits", float(self._raw_bits)

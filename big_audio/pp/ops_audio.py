@@ -6,7 +6,7 @@ other operation reads the whole recording, so `crop` belongs first.
 
 import numpy as np
 
-from big_audio.pp.registry import OpError, op, take
+from big_audio.pp.registry import OpError, of_any_length, op, take
 
 
 @op("crop")
@@ -70,7 +70,7 @@ def pad(
     raise OpError(f'has mode="{mode}", expected "end", "start", "centre" or "random".')
 
   def fn(example, rng):
-    wav = take(example, key)
+    wav = of_any_length(example, key)
     total = wav.shape[0]
     missing = _length(example, secs, samples) - total
     if missing <= 0:  # a view of one number, however long the recording is
@@ -182,7 +182,7 @@ def resample(sr: int, *, key: str = "wav"):
   def fn(example, rng):
     import soxr
 
-    wav, old = _array(take(example, key)), int(take(example, "sr"))
+    wav, old = _array(of_any_length(example, key)), int(take(example, "sr"))
     wav = wav if old == sr else soxr.resample(wav, old, sr)
     return {**example, key: wav, "sr": sr}
 
@@ -216,7 +216,9 @@ def decode_audio(key: str = "encoded", *, to: str = "wav"):
     if not isinstance(data, bytes):
       raise OpError(f'needs the bytes of an audio file in "{key}", got {type(data).__name__}.')
     file = AudioFile.open(data, name=str(example.get("id", key)))
-    return {**{k: v for k, v in example.items() if k != key}, to: file, "sr": file.sr}
+    rest = {k: v for k, v in example.items() if k != key}
+    of_any_length({**rest, to: file}, to)
+    return {**rest, to: file, "sr": file.sr}
 
   return fn
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from big_audio.pp.registry import OpError, op, take
+from big_audio.pp.registry import OpError, of_any_length, op, take
 
 
 @op("keep")
@@ -85,7 +85,7 @@ def flatten(key: str):
   """Array of any shape -> [size]."""
 
   def fn(example, rng):
-    return {**example, key: np.asarray(take(example, key)).reshape(-1)}
+    return {**example, key: np.asarray(of_any_length(example, key)).reshape(-1)}
 
   return fn
 

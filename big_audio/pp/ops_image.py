@@ -5,7 +5,7 @@ import io
 import numpy as np
 
 from big_audio.datasets.errors import DecodeError
-from big_audio.pp.registry import OpError, op, take
+from big_audio.pp.registry import OpError, of_any_length, op, take
 
 
 @op("decode_image")
@@ -42,7 +42,7 @@ def resize(height: int, width: int | None = None, *, key: str = "image"):
   def fn(example, rng):
     from PIL import Image
 
-    x = np.asarray(take(example, key))
+    x = np.asarray(of_any_length(example, key))
     if x.ndim != 3:
       raise OpError(f'needs "{key}" as [H,W,C], got shape {x.shape}.')
     if x.shape[:2] == (height, width):

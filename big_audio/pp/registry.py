@@ -58,6 +58,20 @@ def take(example: Example, key: str) -> Any:
     ) from None
 
 
+def of_any_length(example: Example, key: str) -> Any:
+  """Returns `example[key]` to an operation that changes its length.
+
+  Raises:
+    OpError: there is no such key, or it has a mask, which would no longer fit.
+  """
+  if f"{key}_mask" in example:
+    raise OpError(
+      f'changes the length of "{key}", which "{key}_mask" would no longer fit. Put it before '
+      "pad(mask=True): only crop may follow that."
+    )
+  return take(example, key)
+
+
 def quoted(names) -> str:
   """`"a", "b"`, in the given order."""
   return ", ".join(f'"{n}"' for n in names) or "nothing"

@@ -5,7 +5,8 @@
 
 Sources, keys and --where as in `big_audio.tools.tables`. --x may be a measure, such as kbps: each
 number is then drawn over that measure of the same run. Points are medians over seeds, bars reach
-from the least to the largest; --floor ROW draws a row (identity, real) as a dashed line.
+from the least to the largest; --floor ROW draws a row as a dashed line: identity, or real, which
+is the floor of --y fd_half and the like (fd is of paired sets and can lie below it).
 """
 
 import argparse

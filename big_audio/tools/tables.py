@@ -11,6 +11,8 @@ run, step, evaluator, split, row, nfe, ema, dtype, measure.
 Runs that differ in the seed alone share a cell: median [min, max]. Anything else that would fall
 together is an error, never an average. The best of each column is bold (controls never are); an
 empty cell shows -, a run that failed shows that. --best min|max where the name does not tell.
+Of distances between distributions measure=fd_half (kid_half, ...) compares with the floor, the row
+"real"; fd is of paired sets and can lie below it.
 """
 
 import argparse

@@ -10,6 +10,13 @@ from typing import Any
 import jax
 
 Row = dict[str, Any]
+# Dense bfloat16 FLOP/s of a device as its maker states them, by a part of `device_kind`; the first
+# that fits. Steps in float32 can reach less.
+PEAK_FLOPS = {
+  "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L4": 121e12,
+  "V100": 125e12, "TPU v6": 918e12, "TPU v5p": 459e12, "TPU v5": 197e12, "TPU v4": 275e12,
+  "TPU v3": 123e12, "TPU v2": 45e12,
+}  # fmt: skip
 
 
 def interleaved(
@@ -83,6 +90,34 @@ def table(rows: list[Row]) -> str:
         f"   cpu {row['cpu_ms']:9.3f} ms x{row['cpu_ratio']:5.2f}{extra}"
       )
   return "\n".join(lines)
+
+
+def flop(compiled) -> float | None:
+  """FLOP of one call of `jax.jit(...).lower(...).compile()` by XLA's count; None: it has none."""
+  cost = compiled.cost_analysis() or {}
+  cost = cost[0] if isinstance(cost, list) else cost
+  return float(cost["flops"]) if cost.get("flops", 0) > 0 else None
+
+
+def throughput(wall_ms: float, flop: float | None) -> Row:
+  """Columns of a step: per second, FLOP, their share of the device's peak, and its memory.
+
+  Args:
+    wall_ms: of a step.
+    flop: of a step on one device, see `flop`; None leaves out what follows from it.
+
+  Returns:
+    {"steps_per_sec", "gflop", "gflop_per_sec", "mfu" (or "peak unknown"), "mib" (of devices that
+    count their memory; the largest since the program began)}.
+  """
+  device, per_sec = jax.devices()[0], 1e3 / wall_ms
+  row: Row = {"steps_per_sec": per_sec}
+  if flop:
+    peak = next((v for k, v in PEAK_FLOPS.items() if k in device.device_kind), None)
+    row |= {"gflop": flop / 1e9, "gflop_per_sec": flop * per_sec / 1e9}
+    row["mfu"] = flop * per_sec / peak if peak else "peak unknown"
+  used = (device.memory_stats() or {}).get("peak_bytes_in_use")
+  return row if used is None else {**row, "mib": used / 2**20}
 
 
 def machine() -> Row:

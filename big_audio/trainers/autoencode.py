@@ -55,6 +55,11 @@ class Trainer:
     own, flow = C.share("config.trainer", config.trainer, self._configure, FlowLoss)
     C.call("config.trainer", self._configure, flow, **own)
     self.refiner = None if self.flow is None else C.pick("config.models", models, "refiner")
+    if self.refiner is not None and self.refiner.dim != self.domain.dim:
+      raise ValueError(
+        f"config.models.refiner.dim={self.refiner.dim}: rows of this codec and domain have "
+        f"{self.domain.dim} numbers. Use dim={self.domain.dim}."
+      )
     # Where 2 sigmoid(gain z) - 1 reaches MAX_BOUND.
     self.max_latent = 2 * math.atanh(MAX_BOUND) / self.codec.quantizer.get("gain", 1.6)
     sizes = [n for g in self.codec.groups for n in g]

@@ -136,6 +136,21 @@ def test_speed_of_encoder_and_decoder_apart():
   assert calls[0] == {"codes": (2, 20, 1), "mask": (2, 20), "token": (2, 20), "seed": (2,)}
 
 
+def test_a_continuous_bottleneck_has_no_codes():
+  none = lambda batch: {"codes": jnp.zeros((*batch["wav"][:, ::80].shape[:2], 0), jnp.int32)}
+  fns = {
+    "reconstruct": lambda state, batch, *a, **k: {
+      **reconstruct(state, batch, *a, **k), **none(batch)
+    },
+    "encode": lambda state, batch, rng: none(batch),
+    "decode": None,  # there is nothing that it could decode
+  }  # fmt: skip
+  measures = ("drift", "speed")
+  got = dict(evaluator(predict=fns, measures=measures, sizes=[], generations=2, nfe=1).run({}))
+  assert got["drift/nfe1/gen2"] > 0 and got["z/rtf_nfe1"] > 0
+  assert not [k for k in got if "same_codes" in k or "encode" in k]
+
+
 @pytest.mark.parametrize(
   "kw, words",
   [

@@ -113,6 +113,25 @@ def test_padding_counts_for_nothing(mesh, tmp_path, monkeypatch):
   assert x.shape == (2400, 1) and x[:1000].any() and not x[1000:].any() and not y[1000:].any()
 
 
+def test_clips_that_are_too_short_to_be_reflected_are_counted(mesh, tmp_path, monkeypatch):
+  """dac_mel reflects 1024 samples: the clip of 1000 has no value, the run goes on."""
+  lengths, wav = (2400, 1000, 1700), waves()[:3]
+  half = lambda state, batch, rng, nfe: {"wav": batch["wav"] / 2}
+  kw = dict(data=None, batch_size=2, mesh=mesh, workdir="", sr=SR, measures=["dac_mel", "mel"])
+  monkeypatch.setattr(audio_distance.common, "reader", lambda *a: Padded(wav, lengths, 2400))
+  got = dict(audio_distance.Evaluator({"reconstruct": half}, ci=True, **kw).run({}))
+  clips = [wav[i : i + 1, :n].astype(np.float32) for i, n in enumerate(lengths) if n > 1024]
+  want = np.mean([distances.dac_mel_distance(c / 2, c, SR) for c in clips])
+  assert got["nfe1/dac_mel"] == pytest.approx(float(want), rel=2e-3)
+  assert got["nfe1/dac_mel_failed"] == got["identity/dac_mel_failed"] == 1
+  assert got["nfe1/dac_mel_lo"] > 0 and "nfe1/mel_failed" not in got
+  # Nor do batches that are too short as a whole stop it.
+  monkeypatch.setattr(audio_distance.common, "reader", lambda *a: Padded(wav, (900, 900, 900), 900))
+  got = dict(audio_distance.Evaluator({"reconstruct": half}, **kw).run({}))
+  assert np.isnan(got["nfe1/dac_mel"]) and got["nfe1/dac_mel_failed"] == 3
+  assert np.isfinite(got["nfe1/mel"])
+
+
 def test_more_measures_with_intervals(mesh, tmp_path):
   """Numpy values of every item, their means and their bootstrap intervals."""
   measures = ["mr_stft", "dac_stft", "si_sdr"]

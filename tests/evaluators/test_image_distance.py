@@ -104,6 +104,16 @@ def test_controls_compare_no_item_with_itself(batch_size, limit):
   assert got["mean/mse"] == pytest.approx(float(want.mean()), rel=1e-4)
 
 
+def test_bits_stand_beside_those_of_the_image():
+  def coded(state, batch, rng, nfe):
+    bits = jnp.full(batch["image"].shape[0], 64.0)
+    return {**reconstruct(state, batch, rng, nfe), "bits": bits}
+
+  got = run(coded, raw_bits=261.6, batch_size=4, limit=5, measures=("mse",))
+  assert (got["bits"], got["raw_bits"]) == (64, 261.6)
+  assert not {"bits", "raw_bits"} & run(raw_bits=261.6, limit=2, measures=("mse",)).keys()
+
+
 def test_errors():
   with pytest.raises(ValueError, match='Did you mean "ssim"'):
     run(measures=("sim",))

@@ -1,6 +1,7 @@
 """Each operation against its plain definition."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -112,6 +113,21 @@ def test_the_mask_of_padding():
   assert out["wav_mask"].dtype == bool and out["wav_mask"].tolist() == [True] * 7
   out = run("pad(samples=5, key='a', mask=True)", a=wav)
   assert out["a_mask"].sum() == 2
+
+
+@pytest.mark.parametrize(
+  "op", ["pad(samples=9)", "pad(samples=2, mask=True)", "resample(4)", "flatten('wav')"]
+)
+def test_what_changes_lengths_comes_before_a_mask(op):
+  words = re.escape(op) + ' changes the length of "wav".*only crop'
+  with pytest.raises(ValueError, match=words):
+    run(f"pad(samples=5, mask=True)|{op}", wav=ramp(3), sr=8)
+
+
+def test_length_is_free_before_a_mask():
+  spec = "resample(16)|pad(samples=12)|pad(samples=14, mask=True)|crop(samples=13)|mono|gain(-6)"
+  out = run(spec, wav=ramp(3), sr=8)
+  assert out["wav"].shape == (13, 1) and out["wav_mask"].shape == (13,)
 
 
 def test_channels():

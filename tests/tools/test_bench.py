@@ -1,10 +1,15 @@
+import importlib
 import json
 import time
+import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from big_audio import config as C
 from big_audio.tools import bench, timing
 
 
@@ -40,11 +45,101 @@ def test_errors():
     timing.interleaved({"a": int, "b": "missing"}, 1, group="g", ours="b")
 
 
-def test_every_bench_has_run():
-  assert "mdct" in bench.names()
-  for name in bench.names():
-    module = __import__(f"big_audio.tools.benches.{name}", fromlist=["run"])
-    assert callable(module.run)
+def test_every_bench_is_tested():
+  assert set(bench.names()) == {"mdct", *SMALL}
+
+
+SMALL = {
+  "step": dict(SHAPES=(("tiny", 8, dict(dim=4, latent=2, cond_dim=8, depth=1, hidden=8)),)),
+  "loader": {},
+  "codec": dict(SECS=1, RATES={24000: ("EnCodec-24k", 6.0)}),
+  "loop": dict(CONFIG="configs/meanflow.py:data=digits,smoke", BLOCK=2, SAVE_EVERY=2),
+}
+
+
+def tiny(name, monkeypatch):
+  module = importlib.import_module(f"big_audio.tools.benches.{name}")
+  for key, value in SMALL[name].items():
+    monkeypatch.setattr(module, key, value)
+  return module
+
+
+def test_steps_of_all_methods(monkeypatch):
+  module = tiny("step", monkeypatch)
+  monkeypatch.setattr(module, "METHODS", ("fm", "mf", "imf"))
+  rows = module.run(1)
+  assert [r["name"] for r in rows] == list(module.METHODS) and rows[0]["wall_ratio"] == 1
+  for row in rows:
+    assert row["steps_per_sec"] == pytest.approx(1e3 / row["wall_ms"])
+    assert row["gflop_per_sec"] == pytest.approx(row["gflop"] * row["steps_per_sec"])
+    assert row["mfu"] == "peak unknown"  # of a CPU
+  gflop = {r["name"]: r["gflop"] for r in rows}
+  assert gflop["fm"] < gflop["mf"] < gflop["imf"]  # the jvp is counted
+  assert "mfu=peak unknown" in timing.table(rows) and "original" not in timing.table(rows)
+
+
+def test_flop_of_a_product_and_their_share_of_the_peak(monkeypatch):
+  x = jnp.ones((64, 32)), jnp.ones((32, 16))
+  assert timing.flop(jax.jit(jnp.matmul).lower(*x).compile()) == 2 * 64 * 32 * 16
+  device = types.SimpleNamespace(
+    device_kind="NVIDIA H100 PCIe", memory_stats=lambda: {"peak_bytes_in_use": 3 * 2**20}
+  )
+  monkeypatch.setattr(timing.jax, "devices", lambda: [device])
+  assert timing.throughput(10.0, 756e9) == pytest.approx(
+    {"steps_per_sec": 100, "gflop": 756, "gflop_per_sec": 75600, "mfu": 0.1, "mib": 3}
+  )
+
+
+def test_loader(tmp_path, monkeypatch):
+  module = tiny("loader", monkeypatch)
+  monkeypatch.delenv("BIG_AUDIO_DATA", raising=False)
+  monkeypatch.setattr(module, "SETTINGS", {"0 threads": (0, 0), "1 thread": (1, 0)})
+  write = module.write_recordings
+  monkeypatch.setattr(module, "write_recordings", lambda folder, n: write(folder, 2, 1.5, 8000))
+  rows = {r["name"]: r for r in module.run(1, crops=32)}
+  for name, unit in (("plain", "crops/s"), ("1 thread", "crops/s"), ("1 thread of plain", "%"),
+                     ("CPU time, 0 threads", "us/crop")):  # fmt: skip
+    row = rows[f"loader/wav 10 s stereo/{name}"]
+    assert row["unit"] == unit and row["value"] > 0
+
+
+def codec_rows(monkeypatch):
+  module = tiny("codec", monkeypatch)
+  load = C.load
+  monkeypatch.setattr(module.C, "load", lambda spec: load(f"{spec},smoke"))
+  return module.run(1)
+
+
+def test_codec_without_peers(monkeypatch):
+  module = tiny("codec", monkeypatch)
+  util = types.SimpleNamespace(find_spec=lambda name: None)
+  monkeypatch.setattr(module, "importlib", types.SimpleNamespace(util=util))
+  rows = codec_rows(monkeypatch)
+  names = ["ours", "EnCodec-24k", "plain AE", "1 evaluation", "2 evaluations", "EnCodec-24k"]
+  assert [r["name"] for r in rows] == names
+  for row in rows:
+    if row["name"] == "EnCodec-24k":
+      assert row["unavailable"] == "torch is not installed"
+    else:
+      assert row["rtf"] == pytest.approx(row["wall_ms"] / 1000) and row["params"] > 0
+
+
+def test_codec_with_peers(monkeypatch):
+  pytest.importorskip("torch")
+  pytest.importorskip("transformers")
+  assert all("wall_ms" in row for row in codec_rows(monkeypatch))
+
+
+@pytest.mark.slow
+def test_loop(monkeypatch):
+  rows = tiny("loop", monkeypatch).run(1)
+  found = {(r["group"].rpartition(", ")[2], r["name"]): r for r in rows}
+  assert len(found) == len(rows) >= 6
+  for (_, name), row in found.items():
+    assert row["wall_ms"] > 0 or name.startswith("saving")
+  assert {"bare jitted step", "step in the loop", "loader alone", "cold compilation cache"} <= {
+    name for _, name in found
+  }
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):
