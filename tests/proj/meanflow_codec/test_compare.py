@@ -1,10 +1,8 @@
-import shutil
-
 import numpy as np
 import pytest
 import soundfile
 
-from proj.meanflow_codec import compare, peers
+from proj.meanflow_codec import compare
 from proj.meanflow_codec.windows import WindowCodec
 from tests.proj.meanflow_codec.test_windows import make_runner
 
@@ -57,57 +55,6 @@ def test_rows_and_true_rates(folder):
   assert ae["mel_lo"] <= ae["mel"] <= ae["mel_hi"]
   assert 0 < rows["identity"]["fd"] < ae["fd"]
   assert compare.text(table.rows).count("\n") == 7
-
-
-def test_alignment_finds_the_lag():
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((4000, 1)).astype(np.float32)
-  for lag in (0, 1, 300, -1, -300):
-    late = np.concatenate([np.zeros((max(lag, 0), 1), np.float32), x])[max(-lag, 0) :]
-    got = peers.align(late, x, SR)
-    inner = slice(300, 3600)
-    assert got.shape == x.shape
-    np.testing.assert_array_equal(got[inner], x[inner])
-  short = peers.align(x[:1000], x, SR)
-  np.testing.assert_array_equal(short[:1000], x[:1000])
-  assert not short[1000:].any()
-
-
-def test_ogg_payload():
-  """Two header packets, then one packet over two pages (255 + 45 bytes) and one of 3."""
-  page = lambda lacing, body: (
-    b"OggS" + bytes(22) + bytes([len(lacing)]) + bytes(lacing) + bytes(body)
-  )
-  data = page([19], 19) + page([16], 16) + page([255], 255) + page([45, 3], 48)
-  assert peers.ogg_payload(data) == 303
-  with pytest.raises(ValueError, match="page at byte"):
-    peers.ogg_payload(data[:47] + b"x" + data[48:])
-
-
-@pytest.mark.parametrize(
-  "spec, kbps", [("codec2:3200", 3.2), ("codec2:1300", 1.3), ("opus:8", 8.0), ("mp3:16", 16.0)]
-)
-def test_other_codecs(spec, kbps):
-  programs = dict(codec2="c2enc", opus="opusenc", mp3="lame")
-  if not shutil.which(programs[spec.partition(":")[0]]):
-    pytest.skip(f"{spec} is not installed")
-  t = np.arange(4 * SR) / SR
-  wav = (0.3 * np.sin(2 * np.pi * 200 * t + 3 * np.sin(2 * np.pi * 3 * t))).astype(np.float32)[
-    :, None
-  ]
-  out = peers.make(spec)(wav, SR)
-  assert out.wav.shape == wav.shape
-  # Opus spends less than it may on one tone.
-  assert 0.3 * kbps < out.payload * 8e-3 / 4 < 1.15 * kbps and out.file >= out.payload
-  assert out.encode_secs > 0 and 0.01 < out.wav.std() / wav.std() < 5
-
-
-@pytest.mark.parametrize(
-  "spec, words", [("opuss:6", '"opus"'), ("opus", "RATE"), ("dac:/nowhere", "dac:/nowhere")]
-)
-def test_unknown_peers(spec, words):
-  with pytest.raises(ValueError, match=words):
-    peers.make(spec)
 
 
 def test_medians_over_seeds():
