@@ -9,8 +9,9 @@
 
 The header's layout stands in header.py. numpy and the standard library only; memory does not grow
 with the length of the file. A file cannot make a reader allocate: all sizes are checked against the
-true size of the file first, and a range-coded one is not believed to hold more than 64 times what
-it would hold packed.
+true size of the file first. Range-coded silence costs next to nothing, so a short file may hold
+much: of a hostile one, every 8 bytes can cost the time to decode 4096 frames, and their sound. What
+is in memory at a time stays two such blocks and whatever a caller asks for at once.
 """
 
 import dataclasses
@@ -22,7 +23,9 @@ import zlib
 import numpy as np
 
 from proj.meanflow_codec.header import (
+  BLOCK_FRAMES,
   CRC_AT,
+  LEAST_BLOCK_BYTES,
   BitstreamError,
   Header,
   finish_crc,
@@ -33,7 +36,6 @@ from proj.meanflow_codec.header import (
 __all__ = ["BitstreamError", "Header", "Reader", "Writer", "dumps", "info", "loads"]
 
 _BLOCK_BYTES = 1 << 16
-_BLOCK_FRAMES = 4096  # a multiple of 8: blocks start on whole bytes
 _LENGTH = struct.Struct("<I")
 
 
@@ -86,7 +88,8 @@ class Writer:
   Use it as a context manager: an exception inside leaves no file behind.
 
   Args:
-    path: the file to make, or a writable and seekable binary file object.
+    path: the file to make, or a writable and seekable binary file object: written from where it
+      stands, and left behind the last byte.
     header: Header; if its `samples` is None, set the writer's `samples` before it closes.
     coder: with `encode(codes int[F, G]) -> bytes`, for a range-coded file (entropy.Coder).
   """
@@ -101,6 +104,7 @@ class Writer:
     self._rest, self._crc = np.zeros(0, np.uint8), 0  # up to 7 bits of an unfinished byte
     self._tmp = f"{self._path}.{os.getpid()}.part"
     self._file = open(self._tmp, "wb") if self._own else path  # noqa: SIM115
+    self._begin = self._file.tell()
     self._head_bytes = len(serialise(dataclasses.replace(header, samples=0), 0))
     self._file.write(bytes(self._head_bytes))
 
@@ -120,8 +124,8 @@ class Writer:
         f"{self._path}: expected codes int[F,{groups}], got {codes.dtype}{list(codes.shape)}."
       )
     self._packer.check(codes, self.frames, self._path)
-    for i in range(0, len(codes), _BLOCK_FRAMES):
-      block = codes[i : i + _BLOCK_FRAMES]
+    for i in range(0, len(codes), BLOCK_FRAMES):
+      block = codes[i : i + BLOCK_FRAMES]
       if self._header.range_coded:
         self._gather(block)
       else:
@@ -129,11 +133,11 @@ class Writer:
     self.frames += len(codes)
 
   def _gather(self, codes):
-    """Range codes every whole block of _BLOCK_FRAMES."""
+    """Range codes every whole block of BLOCK_FRAMES."""
     codes = np.concatenate([*self._waiting, codes])
-    while len(codes) >= _BLOCK_FRAMES:
-      self._put_block(codes[:_BLOCK_FRAMES])
-      codes = codes[_BLOCK_FRAMES:]
+    while len(codes) >= BLOCK_FRAMES:
+      self._put_block(codes[:BLOCK_FRAMES])
+      codes = codes[BLOCK_FRAMES:]
     self._waiting = [codes]
 
   def _put_block(self, codes):
@@ -171,9 +175,15 @@ class Writer:
         self._put_block(np.concatenate(self._waiting))
       self._put_bits(np.concatenate([self._rest, np.zeros(-len(self._rest) % 8, np.uint8)]))
       size = self._payload_bytes
+      if size < header.least_bytes:  # no reader would take it
+        raise BitstreamError(
+          f"{self._path}: the coder gave {size} bytes for {self.frames} frames, expected >= "
+          f"{header.least_bytes}."
+        )
       raw = serialise(header, size, finish_crc(self._crc, serialise(header, size)))
-      self._file.seek(0)
+      self._file.seek(self._begin)
       self._file.write(raw)
+      self._file.seek(self._begin + len(raw) + size)
       self._file.flush()
       if self._own:
         os.fsync(self._file.fileno())
@@ -268,27 +278,29 @@ class Reader:
     _need_coder(self.header, self._coder, self._where)
     out = np.empty((n, len(self.header.levels)), np.int32)
     if self.header.range_coded:
-      for b in range(start // _BLOCK_FRAMES, -(-(start + n) // _BLOCK_FRAMES) if n else 0):
-        first = b * _BLOCK_FRAMES
+      for b in range(start // BLOCK_FRAMES, -(-(start + n) // BLOCK_FRAMES) if n else 0):
+        first = b * BLOCK_FRAMES
         codes = self._coded_block(b)[max(0, start - first) : start + n - first]
         at = max(0, first - start)
         out[at : at + len(codes)] = codes
       return out
-    for i in range(0, n, _BLOCK_FRAMES):
-      out[i : i + _BLOCK_FRAMES] = self._block(start + i, min(_BLOCK_FRAMES, n - i))
+    for i in range(0, n, BLOCK_FRAMES):
+      out[i : i + BLOCK_FRAMES] = self._block(start + i, min(BLOCK_FRAMES, n - i))
     return out
 
   def _find_blocks(self):
     """[(first byte, bytes)] of every range-coded block."""
     at, found = self._begin, []
-    for b in range(-(-self.frames // _BLOCK_FRAMES)):
+    for b in range(-(-self.frames // BLOCK_FRAMES)):
       self._file.seek(at)
       raw = self._file.read(_LENGTH.size)
       size = _LENGTH.unpack(raw)[0] if len(raw) == _LENGTH.size else -1
       at += _LENGTH.size
-      if not 0 <= size <= self.size - at:
+      least = LEAST_BLOCK_BYTES - _LENGTH.size
+      if not least <= size <= self.size - at:
         raise BitstreamError(
-          f"{self._where}: block {b} at byte {at}: expected 0..{self.size - at} bytes, got {size}."
+          f"{self._where}: block {b} at byte {at}: expected {least}..{self.size - at} bytes, got "
+          f"{size}."
         )
       found.append((at, size))
       at += size
@@ -300,12 +312,12 @@ class Reader:
     if b not in self._decoded:
       at, size = self._blocks[b]
       self._file.seek(at)
-      frames = min(_BLOCK_FRAMES, self.frames - b * _BLOCK_FRAMES)
+      frames = min(BLOCK_FRAMES, self.frames - b * BLOCK_FRAMES)
       try:
         codes = self._coder.decode(self._file.read(size), frames)
       except ValueError as e:
         raise BitstreamError(f"{self._where}: block {b} at byte {at}: {e}") from None
-      self._packer.check(codes, b * _BLOCK_FRAMES, self._where)
+      self._packer.check(codes, b * BLOCK_FRAMES, self._where)
       self._decoded = {k: v for k, v in self._decoded.items() if abs(k - b) == 1} | {b: codes}
     return self._decoded[b]
 
@@ -324,7 +336,7 @@ class Reader:
     self._packer.check(codes, start, self._where)
     return codes
 
-  def blocks(self, n=_BLOCK_FRAMES):
+  def blocks(self, n=BLOCK_FRAMES):
     """Yields int32[<=n,G] until the end: a file of any length in bounded memory."""
     for start in range(0, self.frames, n):
       yield self.read(start, min(n, self.frames - start))

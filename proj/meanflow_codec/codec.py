@@ -6,6 +6,10 @@ r"""Encodes recordings to bytes with a trained codec, and back.
   arecord -f S16_LE -r 8000 | python -m proj.meanflow_codec.codec stream --workdir runs/codec \
     | aplay -f S16_LE -r 8000
 
+Files are encoded and decoded in windows as long as fit. A stream uses short ones, and other windows
+are another program, whose rounding differs in the last bits: with the --core of a stream, encode
+and decode give its samples to the bit.
+
 IN may be a folder; OUT is then one too. wav, flac, ogg, opus, mp3 are read (m4a with the extra).
 """
 
@@ -184,6 +188,13 @@ def _parser():
     p.add_argument("--workdir", required=True, help="of the trained codec, or workdir:step")
     p.add_argument("source", metavar="IN")
     p.add_argument("target", metavar="OUT")
+    p.add_argument(
+      "--core",
+      type=int,
+      default=None,
+      help="tokens a window adds; files decoded with the core of a stream are bit-equal to it "
+      "(default: what fits a window)",
+    )
   encode, decode = sub.choices["encode"], sub.choices["decode"]
   encode.add_argument("--resample", action="store_true", help="convert other rates and channels")
   encode.add_argument("--seed", type=int, default=0, help="of the decoder's noise")
@@ -260,7 +271,7 @@ def _run(flags):
   if flags.command == "stream":
     _stream(flags)
     return
-  codec = open_codec(flags.workdir)
+  codec = open_codec(flags.workdir, core=flags.core)
   if flags.command == "encode":
     if flags.kbps is not None:
       codec = at_rate(codec, flags.kbps)

@@ -8,8 +8,15 @@ Ours is encoded to the bytes of a file and decoded from them. Every output is al
 original by cross-correlation and scored on the whole clip. Rows: each codec; the recordings
 themselves ("identity", the ceiling) and silence ("zero"). Columns: payload and file kbps, PESQ and
 STOI and ViSQOL where their packages are there ("unavailable" otherwise), mel distance, SI-SDR,
-Frechet distance of log-mel frames (its floor: half of the recordings against the other half), and
-real-time factors (time / duration) of encoding and decoding.
+Frechet distance of log-mel frames, and real-time factors (time / duration) of encoding and
+decoding.
+
+`fd` compares a codec's outputs with the very recordings that they were made of. `fd_half` compares
+its outputs of a random half of the recordings with the other half, as a mean over 4 splits that all
+rows share: that of "identity", recordings against recordings, is the floor of this column.
+
+Clips for which a measure has no score are left out of its mean; where that happens (silence aside),
+a column `<measure>_failed` counts them, and stderr names them.
 """
 
 import argparse
@@ -33,6 +40,7 @@ from proj.meanflow_codec import bitstream, peers
 from proj.meanflow_codec.codec import header_of, open_codec
 
 SILENCE_SECS = 0.1  # between joined recordings
+HALVES = 4  # random splits that fd_half is a mean over
 PAIRED = {
   "si_sdr": lambda a, b, sr: float(distances.si_sdr(a.astype(np.float64), b.astype(np.float64))),
   "mel": lambda a, b, sr: float(distances.mel_distance(a, b, sr)),
@@ -109,6 +117,8 @@ class Table:
         raise ValueError(f"--measures {m}: expected some of {', '.join(known)}.")
     self.secs = sum(map(len, self._waves)) / sr
     self._frames = [log_mel_frames(w, sr) for w in self._waves]
+    rng, n = np.random.default_rng(0), len(self._waves)
+    self._halves = [np.array_split(rng.permutation(n), 2) for _ in range(HALVES if n > 1 else 0)]
     self.rows: list[dict] = []
     self.failed: list[str] = []
 
@@ -137,8 +147,23 @@ class Table:
         continue
       for k, v in bootstrap.rows(m, found, ci=self._ci):
         row[k] = None if math.isnan(v) else v  # silence has no score of speech
+      if m in scores.failed:
+        row[f"{m}_failed"] = len(scores.failed[m])
     row["fd"] = distributions.frechet_distance(_flat(self._frames), _flat(frames))
+    halves = [
+      distributions.frechet_distance(
+        _flat([self._frames[i] for i in a]), _flat([frames[i] for i in b])
+      )
+      for a, b in self._halves
+    ]
+    row["fd_half"] = float(np.mean(halves)) if halves else None
     self.rows.append(row)
+
+  def results(self) -> list[dict]:
+    """The rows, with columns of failures only for measures that failed beyond silence."""
+    names = {f"{m}_failed" for m in self._measures}
+    full = {k for r in self.rows if r["codec"] != "zero" for k in names if r.get(k)}
+    return [{k: v for k, v in r.items() if k not in names - full} for r in self.rows]
 
   def add_rates(self, name: str, outputs, payload: int, file: int, encode: float, decode: float):
     """`add` with rates from bytes and real-time factors from seconds."""
@@ -154,11 +179,9 @@ class Table:
     }  # fmt: skip
 
   def add_controls(self) -> None:
-    """The recordings themselves and silence; the floor of fd stands in the first."""
+    """The recordings themselves and silence; the floor of fd_half stands in the first."""
     self.add("identity", self._waves)
-    if len(self._frames) > 1:
-      even, odd = _flat(self._frames[::2]), _flat(self._frames[1::2])
-      self.rows[-1]["fd"] = distributions.frechet_distance(even, odd)
+    self.rows[-1]["fd"] = None  # a set and itself
     failed = list(self.failed)
     self.add("zero", [np.zeros_like(w) for w in self._waves])
     self.failed = failed  # silence has no score of speech, as everyone expects
@@ -169,7 +192,13 @@ def _flat(frames):
 
 
 def add_ours(table: Table, codec, recordings, nfes, *, name="ours", seed=0, codings=("packed",)):
-  """Rows of one of our codecs: each number of evaluations, each way of coding the codes."""
+  """Rows of one of our codecs: each number of evaluations, each way of coding the codes.
+
+  A codec without a prior has packed rows only; stderr says so.
+  """
+  if "range" in codings and codec.coder is None:
+    print(f"{name}: packed rows only: its run has no prior for --coding range.", file=sys.stderr)
+    codings = ("packed",)
   codec.encode(recordings[0][1][: codec.hop])  # compiled before the clock runs
   clock = time.perf_counter
   begin = clock()
@@ -236,7 +265,8 @@ def medians(rows: list[dict], names: list[str]) -> list[dict]:
     names: the codecs', which rows begin with.
 
   Returns:
-    Rows as many as a codec has. Medians of each column: no single codec need have all of them.
+    Rows as many as a codec has. Medians of each column, over the codecs that have a number there,
+    None where none has; no single codec need have all of them.
   """
   alike: dict[str, list[dict]] = {}
   for row in rows:
@@ -246,10 +276,10 @@ def medians(rows: list[dict], names: list[str]) -> list[dict]:
   out = []
   for label, group in alike.items():
     row: dict = {"codec": f"median of {len(group)}{label}"}
-    for k, v in group[0].items():
-      if k != "codec":
-        values = [r[k] for r in group]
-        row[k] = statistics.median(values) if isinstance(v, float) else v
+    for k in dict.fromkeys(k for r in group for k in r if k != "codec"):
+      values = [r[k] for r in group if r.get(k) is not None]
+      numbers = [v for v in values if not isinstance(v, str)]
+      row[k] = statistics.median(numbers) if numbers else values[0] if values else None
     out.append(row)
   return out
 
@@ -294,10 +324,23 @@ def main(argv=None) -> None:
     sys.exit(f"{type(e).__name__}: {e}")
 
 
+def _open(workdirs) -> list:
+  """[(workdir, its codec)]; one that is there twice would count twice in medians."""
+  codecs: dict[bytes, tuple] = {}
+  for workdir in workdirs:
+    codec = open_codec(workdir)
+    if (twin := codecs.get(codec.model_hash)) is not None:
+      raise ValueError(
+        f'--workdir: "{twin[0]}" and "{workdir}" hold the same model. Name each of them once.'
+      )
+    codecs[codec.model_hash] = (workdir, codec)
+  return list(codecs.values())
+
+
 def _compare(flags) -> None:
   if flags.median and len(flags.workdir) < 2:
     raise ValueError("--median needs two or more --workdir, such as the same run with three seeds.")
-  codecs = [(w, open_codec(w)) for w in flags.workdir]
+  codecs = _open(flags.workdir)
   rates = {(c.sr, c.channels) for _, c in codecs} or ({(flags.sr, 1)} if flags.sr else set())
   if len(rates) != 1:
     raise ValueError(f"expected workdirs of one rate, or --sr; got {sorted(rates) or 'neither'}.")
@@ -320,18 +363,19 @@ def _compare(flags) -> None:
     add_peer(table, spec, found, sr)
   table.add_controls()
   print(f"{len(found)} clips, {sum(len(w) for _, w in found) / sr:.1f} s at {sr} Hz")
-  print(text(table.rows))
+  rows = table.results()
+  print(text(rows))
   for line in table.failed:
     print(f"no score: {line}", file=sys.stderr)
   if flags.json:
     with open(flags.json, "w") as f:
-      json.dump(table.rows, f, indent=1)
+      json.dump(rows, f, indent=1)
   if flags.csv:
     with open(flags.csv, "w", newline="") as f:
-      columns = list(dict.fromkeys(k for r in table.rows for k in r))
+      columns = list(dict.fromkeys(k for r in rows for k in r))
       writer = csv.DictWriter(f, columns)
       writer.writeheader()
-      writer.writerows(table.rows)
+      writer.writerows(rows)
 
 
 if __name__ == "__main__":

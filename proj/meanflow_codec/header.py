@@ -13,7 +13,7 @@ Layout, little endian, no padding:
   --  payload: for every frame, for every group, its code with ceil(log2(prod(levels))) bits, most
       significant bit first, without gaps; the last byte is filled with zero bits.
       With flag 1 (range coding, entropy.py): for every block of 4096 frames, u32 bytes and the
-      range coder's words.
+      range coder's words of four bytes, one or more.
 
 A code is one mixed-radix number: with levels (8, 5, 5, 5) it is below 1000 and takes 10 bits. The
 CRC32 is that of the payload followed by the header without the CRC field: in this order it can be
@@ -35,8 +35,10 @@ MAX_GROUPS, MAX_LEVELS, MAX_CODES = 1024, 16, 1 << 31  # codes fit int32
 _FIXED = struct.Struct("<8sHHIIIIIQQQ16sQH")
 CRC_AT = slice(12, 16)
 RANGE_CODED = 1  # the only flag
-# No prior makes codes shorter than a 64th: a file that says so is damaged or hostile.
-MAX_SAVING = 64
+BLOCK_FRAMES = 4096  # of a range-coded block; a multiple of 8: packed ones start on whole bytes
+# Its length and one word. Nothing more can be asked for: a symbol that the prior is sure of costs
+# about 2^-15 bits (frequencies are integers that sum to 2^16), a block of them less than a word.
+LEAST_BLOCK_BYTES = 8
 
 
 class BitstreamError(ValueError):
@@ -107,6 +109,13 @@ class Header:
   def packed_bytes(self):
     """Bytes of all codes, packed; a range-coded payload is shorter, mostly."""
     return -(-self.frames * sum(self.bits) // 8)
+
+  @property
+  def least_bytes(self):
+    """Bytes that a payload has at least; packed: exactly."""
+    if not self.range_coded:
+      return self.packed_bytes
+    return -(-self.frames // BLOCK_FRAMES) * LEAST_BLOCK_BYTES
 
 
 def _check(name, value, low, high, unit=""):
@@ -181,7 +190,7 @@ def parse(f, size, where):
     raise BitstreamError(f"{where}: {e}") from None
   need(frames == header.frames, "frames at byte 40", f"ceil({samples} / {hop})", frames)
   if header.range_coded:
-    least = header.packed_bytes // MAX_SAVING
+    least = header.least_bytes
     need(payload >= least, "payload bytes at byte 72", f">= {least}", payload)
   else:
     need(payload == header.packed_bytes, "payload bytes at byte 72", header.packed_bytes, payload)

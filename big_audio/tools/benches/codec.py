@@ -1,5 +1,7 @@
 """Encoding and decoding: our codec beside EnCodec (24 kHz) and DAC (44.1 kHz), random weights.
 
+All at about 6 kbps; `kbps` of each row is what that codec's codes need.
+
 The peers are those of `transformers` on torch, on the same seconds of audio, one recording at a
 time, as their users run them. Weights do not matter to the time. `rtf` is time / duration, `params`
 in millions.
@@ -16,6 +18,7 @@ from big_audio.tools import timing
 
 SECS = 10
 RATES = {24000: ("EnCodec-24k", 6.0), 44100: ("DAC-44k", 6.0)}
+DAC_BOOKS = 7  # of 9: 7 x 10 bits at 86 frames a second
 
 
 def run(rounds: int) -> list[timing.Row]:
@@ -23,25 +26,24 @@ def run(rounds: int) -> list[timing.Row]:
   rows = []
   for sr, (peer, kbps) in RATES.items():
     wav = (0.1 * np.random.default_rng(0).standard_normal((1, SECS * sr, 1))).astype(np.float32)
-    encode, decode, millions = _ours(sr, kbps, wav)
+    encode, decode, millions, rate = _ours(sr, kbps, wav)
     torch = importlib.util.find_spec("torch")
     theirs = _peer(sr, kbps, wav) if torch else ("torch is not installed",) * 2
-    title = f"{SECS} s at {sr} Hz, {kbps:g} kbps"
+    title = f"{SECS} s at {sr} Hz, about {kbps:g} kbps"
     block = timing.interleaved({"ours": encode, peer: theirs[0]}, rounds, group=f"encode {title}")
     block += timing.interleaved(
       {**decode, peer: theirs[1]}, rounds, group=f"decode {title}", ours="1 evaluation"
     )
-    sizes = {"ours": millions, "plain AE": millions, "1 evaluation": millions,
-             "2 evaluations": millions, peer: theirs[2] if torch else None}  # fmt: skip
     for row in block:
       if "wall_ms" in row:
-        row |= {"rtf": row["wall_ms"] / 1000 / SECS, "params": sizes[row["name"]]}
+        size, bits = theirs[2:] if row["name"] == peer else (millions, rate)
+        row |= {"rtf": row["wall_ms"] / 1000 / SECS, "kbps": bits, "params": size}
     rows += block
   return rows
 
 
 def _ours(sr, kbps, wav):
-  """(encode, {name: decode}, millions of parameters) of the config's codec and refiner."""
+  """(encode, {name: decode}, millions of parameters, kbps) of the config's codec and refiner."""
   config = C.load(f"configs/meanflow.py:sr={sr},kbps={kbps}")
   trainer = C.resolve("trainers", "autoencode").Trainer(C.canonical(config), C.build_models(config))
   hop = trainer.codec.hop
@@ -63,11 +65,12 @@ def _ours(sr, kbps, wav):
     )
     decode[name] = lambda fn=fn: fn(variables, codes)
   used = {k: variables["params"][k] for k in ("codec", "refiner")}
-  return lambda: jitted(variables, wav), decode, trees.count(used) / 1e6
+  rate = trainer.codec.bits_per_token() * sr / hop / 1000
+  return lambda: jitted(variables, wav), decode, trees.count(used) / 1e6, rate
 
 
 def _peer(sr, kbps, wav):
-  """(encode, decode, millions of parameters) of the codec that transformers has for this rate."""
+  """(encode, decode, millions of parameters, kbps) of the codec that transformers has for `sr`."""
   import torch
   import transformers
 
@@ -80,7 +83,7 @@ def _peer(sr, kbps, wav):
     model = transformers.DacModel(
       transformers.DacConfig(sampling_rate=44100, upsampling_ratios=[8, 8, 4, 2])
     ).eval()
-    run = lambda: model.encode(x)
+    run = lambda: model.encode(x, n_quantizers=DAC_BOOKS)
     back = lambda out: model.decode(audio_codes=out.audio_codes)[0]
 
   def quietly(fn):
@@ -93,6 +96,8 @@ def _peer(sr, kbps, wav):
   with torch.inference_mode():
     coded = run()
   size = sum(p.numel() for p in model.parameters()) / 1e6
+  books = coded.audio_codes.shape[-2]
+  rate = books * model.bits_per_codebook * sr / model.config.hop_length / 1000
   waited = lambda fn: lambda: fn().numpy()
   encode = quietly(lambda: run().audio_codes)
-  return waited(encode), waited(quietly(lambda: back(coded))), size
+  return waited(encode), waited(quietly(lambda: back(coded))), size, rate

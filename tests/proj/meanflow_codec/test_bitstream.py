@@ -95,7 +95,7 @@ def test_round_trip_and_any_chunking_gives_the_same_bytes(levels, frames, cuts, 
 
 
 def test_random_access_across_blocks(tmp_path, monkeypatch):
-  monkeypatch.setattr(bitstream, "_BLOCK_FRAMES", 16)
+  monkeypatch.setattr(bitstream, "BLOCK_FRAMES", 16)
   header = make_header(frames=100)
   codes = make_codes(header)
   with Writer(tmp_path / "a", header) as w:
@@ -251,6 +251,55 @@ def test_info_of_a_range_coded_file():
   packed = bitstream.dumps(codes, dataclasses.replace(header, range_coded=False))
   got = bitstream.info(packed)
   assert got["saving"] == 0 and got["packed_kbps"] == got["payload_kbps"]
+
+
+def test_long_silence_of_a_confident_prior(tmp_path):
+  """Two blocks of 8 bytes: nothing that a writer makes may be refused by a reader."""
+  coder, frames = make_coder(((8,),), favour=0, sure=20.0), 4096 + 104
+  header = Header(8000, 1, 160, coder.levels, HASH, samples=160 * frames, range_coded=True)
+  codes = np.zeros((frames, 1), int)
+  with Writer(tmp_path / "a", header, coder) as w:
+    for i in range(0, frames, 999):
+      w.write(codes[i : i + 999])
+  got = bitstream.info(tmp_path / "a")
+  assert got["payload_bytes"] == 2 * 8 and got["packed_bytes"] == frames * 3 // 8
+  with Reader(tmp_path / "a", coder) as r:
+    np.testing.assert_array_equal(r.read(), codes)
+
+
+def test_a_writer_makes_nothing_that_its_reader_refuses(tmp_path):
+  """A coder whose blocks are too short leaves the file that had the name."""
+  path, coder = tmp_path / "a", make_coder(((8,),))
+  coder.encode = lambda codes: b""
+  header = Header(8000, 1, 160, coder.levels, HASH, samples=160 * 5, range_coded=True)
+  path.write_bytes(b"before")
+  short = pytest.raises(BitstreamError, match="gave 4 bytes for 5 frames, expected >= 8")
+  with short, Writer(path, header, coder) as w:
+    w.write(np.zeros((5, 1), int))
+  assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["a"]
+
+
+def test_an_empty_block_with_a_valid_crc():
+  coder = make_coder(((8,),))
+  header = Header(8000, 1, 160, coder.levels, HASH, samples=160 * 5000, range_coded=True)
+  good = bitstream.dumps(np.zeros((5000, 1), int), header, coder)
+  head = struct.unpack_from("<I", good, 16)[0]
+  bad = bytearray(good[:head] + struct.pack("<IIIII", 0, 12, 0, 0, 0))
+  struct.pack_into("<Q", bad, 72, 20)
+  with pytest.raises(BitstreamError, match="block 0 at byte 89: expected 4..16 bytes, got 0"):
+    Reader(reseal(bytes(bad)), coder)
+
+
+def test_a_writer_begins_where_its_file_object_stands():
+  header = make_header()
+  data, f = bitstream.dumps(make_codes(header), header), bitstream.io.BytesIO(b"x" * 4000)
+  f.seek(10)
+  for _ in range(2):
+    with Writer(f, header) as w:
+      w.write(make_codes(header))
+  end = 10 + 2 * len(data)
+  assert f.tell() == end
+  assert f.getvalue() == b"x" * 10 + 2 * data + b"x" * (4000 - end)
 
 
 def test_an_hour_in_bounded_memory(tmp_path):

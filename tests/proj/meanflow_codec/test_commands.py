@@ -29,7 +29,7 @@ def pcm():
 
 @pytest.mark.parametrize("coding", ["packed", "range"])
 def test_a_folder_ends_with_a_total(tmp_path, monkeypatch, capsys, mine, pcm, coding):
-  monkeypatch.setattr(codec, "open_codec", lambda workdir: mine)
+  monkeypatch.setattr(codec, "open_codec", lambda workdir, core: mine)
   (tmp_path / "in").mkdir()
   for i, n in enumerate((T, 3000)):
     soundfile.write(tmp_path / f"in/{i}.wav", pcm[:n], SR)
@@ -87,6 +87,29 @@ def test_a_stream_comes_out_block_by_block(mine, pcm):
     streams.pipe(mine, Microphone(pcm.astype("<i2").tobytes()), sink, nfe=0)
     assert 0 < max(late) <= (mine.latency() + mine.latency(0)) * SR + mine.hop
     assert len(raw.getvalue()) == 2 * T
+
+
+@pytest.mark.parametrize("nfe", [0, 1])
+def test_files_with_the_core_of_a_stream_are_bit_equal_to_it(tmp_path, mine, pcm, monkeypatch, nfe):
+  """Command against command."""
+  cores = []
+
+  def open_codec(workdir, core=None):
+    cores.append(core)
+    return windows.WindowCodec(mine._runner, core=core)
+
+  monkeypatch.setattr(codec, "open_codec", open_codec)
+  source, coded, back = (str(tmp_path / n) for n in ("in.wav", "a.bac", "out.wav"))
+  soundfile.write(source, pcm, SR)
+  codec.main(["encode", "--workdir", "w", source, coded, "--core", "2"])
+  codec.main(["decode", "--workdir", "w", coded, back, "--core", "2", "--nfe", str(nfe)])
+  sink = io.BytesIO()
+  monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(pcm.tobytes())))
+  monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(buffer=sink, write=None))
+  codec.main(["stream", "--workdir", "w", "--core", "2", "--nfe", str(nfe)])
+  streamed = np.frombuffer(sink.getvalue(), "<i2")
+  np.testing.assert_array_equal(soundfile.read(back, dtype="int16")[0], streamed)
+  assert cores == [2, 2, 2] and len(np.unique(streamed)) > 100
 
 
 def test_the_stream_command(mine, pcm, monkeypatch, capsys):

@@ -1,10 +1,10 @@
-import shutil
+import types
 
 import numpy as np
 import pytest
 import soundfile
 
-from proj.meanflow_codec import compare, peers
+from proj.meanflow_codec import compare
 from proj.meanflow_codec.windows import WindowCodec
 from tests.proj.meanflow_codec.test_windows import make_runner
 
@@ -55,59 +55,66 @@ def test_rows_and_true_rates(folder):
   assert coded["mel"] == ae["mel"] and coded["payload_kbps"] != ae["payload_kbps"]
   assert ae["mel"] != rows["ours, 1 evaluation"]["mel"]
   assert ae["mel_lo"] <= ae["mel"] <= ae["mel_hi"]
-  assert 0 < rows["identity"]["fd"] < ae["fd"]
+  assert rows["identity"]["fd"] is None and rows["zero"]["fd"] > ae["fd"] > 0
+  assert 0 < rows["identity"]["fd_half"] < ae["fd_half"] < rows["zero"]["fd_half"]
   assert compare.text(table.rows).count("\n") == 7
 
 
-def test_alignment_finds_the_lag():
+def test_halves_are_never_compared_with_their_own_originals():
+  """A perfect codec has no fd, and in fd_half the floor: recordings against other recordings."""
   rng = np.random.default_rng(0)
-  x = rng.standard_normal((4000, 1)).astype(np.float32)
-  for lag in (0, 1, 300, -1, -300):
-    late = np.concatenate([np.zeros((max(lag, 0), 1), np.float32), x])[max(-lag, 0) :]
-    got = peers.align(late, x, SR)
-    inner = slice(300, 3600)
-    assert got.shape == x.shape
-    np.testing.assert_array_equal(got[inner], x[inner])
-  short = peers.align(x[:1000], x, SR)
-  np.testing.assert_array_equal(short[:1000], x[:1000])
-  assert not short[1000:].any()
+  waves = [0.1 * rng.standard_normal((2000, 1)).astype(np.float32) for _ in range(6)]
+  table = compare.Table([(str(i), w) for i, w in enumerate(waves)], SR, ("mel",))
+  table.add("copy", waves)
+  table.add_controls()
+  copy, identity, _ = table.rows
+  assert copy["fd"] == pytest.approx(0, abs=1e-6)
+  assert copy["fd_half"] == identity["fd_half"] > 1e-3
+  frames = [compare.log_mel_frames(w, SR) for w in waves]
+  split = np.random.default_rng(0)
+  halves = [np.array_split(split.permutation(6), 2) for _ in range(4)]
+  flat = lambda index: np.concatenate([np.asarray(frames[i], np.float64) for i in index])
+  expected = [compare.distributions.frechet_distance(flat(a), flat(b)) for a, b in halves]
+  assert identity["fd_half"] == pytest.approx(np.mean(expected))
+  one = compare.Table([("a", waves[0])], SR, ("mel",))
+  one.add_controls()
+  assert one.rows[0]["fd_half"] is None
 
 
-def test_ogg_payload():
-  """Two header packets, then one packet over two pages (255 + 45 bytes) and one of 3."""
-  page = lambda lacing, body: (
-    b"OggS" + bytes(22) + bytes([len(lacing)]) + bytes(lacing) + bytes(body)
-  )
-  data = page([19], 19) + page([16], 16) + page([255], 255) + page([45, 3], 48)
-  assert peers.ogg_payload(data) == 303
-  with pytest.raises(ValueError, match="page at byte"):
-    peers.ogg_payload(data[:47] + b"x" + data[48:])
+def test_clips_without_a_score_are_counted(monkeypatch):
+  def score(reference, estimate, sr):
+    if not estimate.any():
+      raise compare.perceptual.NoScore("the estimate is silent")
+    if estimate[0, 0] > 0.5:
+      raise compare.perceptual.NoScore("no utterances")
+    return float(estimate[1, 0])
+
+  monkeypatch.setattr(compare.perceptual, "available", lambda name: True)
+  for name in ("stoi", "pesq_nb"):
+    monkeypatch.setitem(compare.perceptual.MEASURES, name, score)
+  good = np.full((2000, 1), 0.25, np.float32)
+  bad = np.concatenate([[[1.0]], good[1:]]).astype(np.float32)
+  table = compare.Table([("a", good), ("b", good)], SR, ("mel", "stoi"))
+  table.add("fine", [good, good])
+  table.add_controls()
+  assert all("stoi_failed" not in r for r in table.results())  # only silence has none
+  table.add("half", [good, bad])
+  rows = {r["codec"]: r for r in table.results()}
+  assert {k: r["stoi_failed"] for k, r in rows.items()} == {
+    "fine": 0, "identity": 0, "zero": 2, "half": 1,
+  }  # fmt: skip
+  assert rows["half"]["stoi"] == rows["fine"]["stoi"] == 0.25 and rows["zero"]["stoi"] is None
+  assert table.failed == ["half, stoi, item 1: no utterances"]
 
 
-@pytest.mark.parametrize(
-  "spec, kbps", [("codec2:3200", 3.2), ("codec2:1300", 1.3), ("opus:8", 8.0), ("mp3:16", 16.0)]
-)
-def test_other_codecs(spec, kbps):
-  programs = dict(codec2="c2enc", opus="opusenc", mp3="lame")
-  if not shutil.which(programs[spec.partition(":")[0]]):
-    pytest.skip(f"{spec} is not installed")
-  t = np.arange(4 * SR) / SR
-  wav = (0.3 * np.sin(2 * np.pi * 200 * t + 3 * np.sin(2 * np.pi * 3 * t))).astype(np.float32)[
-    :, None
-  ]
-  out = peers.make(spec)(wav, SR)
-  assert out.wav.shape == wav.shape
-  # Opus spends less than it may on one tone.
-  assert 0.3 * kbps < out.payload * 8e-3 / 4 < 1.15 * kbps and out.file >= out.payload
-  assert out.encode_secs > 0 and 0.01 < out.wav.std() / wav.std() < 5
-
-
-@pytest.mark.parametrize(
-  "spec, words", [("opuss:6", '"opus"'), ("opus", "RATE"), ("dac:/nowhere", "dac:/nowhere")]
-)
-def test_unknown_peers(spec, words):
-  with pytest.raises(ValueError, match=words):
-    peers.make(spec)
+def test_a_codec_without_a_prior_has_packed_rows_only(folder, capsys):
+  recordings = compare.clips(folder, SR, 1)[:1]
+  table = compare.Table(recordings, SR, ("mel",))
+  rvq = WindowCodec(make_runner(method="ae", arg=",quantizer=rvq,kbps=1"))
+  compare.add_ours(table, rvq, recordings, [0], name="rvq", codings=("packed", "range"))
+  compare.add_ours(table, rvq, recordings, [0], name="only", codings=("range",))
+  assert [r["codec"] for r in table.rows] == ["rvq, plain AE", "only, plain AE"]
+  assert capsys.readouterr().err.count("packed rows only") == 2
 
 
 def test_medians_over_seeds():
@@ -123,10 +130,32 @@ def test_medians_over_seeds():
   ]
 
 
+def test_medians_are_over_the_values_that_exist():
+  rows = [
+    {"codec": "a, x", "pesq_nb": 1.0, "stoi": None, "fd": 1.0},
+    {"codec": "b, x", "pesq_nb": None, "stoi": None, "fd": 2.0, "stoi_failed": 2},
+    {"codec": "c, x", "pesq_nb": 2.0, "stoi": None, "fd": 9.0, "stoi_failed": 4},
+  ]
+  assert compare.medians(rows, ["a", "b", "c"]) == [
+    {"codec": "median of 3, x", "pesq_nb": 1.5, "stoi": None, "fd": 2.0, "stoi_failed": 3}
+  ]
+  assert compare.medians(rows[1::-1], ["a", "b"])[0]["pesq_nb"] == 1.0
+
+
+def test_a_model_counts_once(folder, monkeypatch):
+  runs = {"a": b"1", "b": b"2", "a:12": b"1"}
+  named = lambda workdir: types.SimpleNamespace(model_hash=runs[workdir.rstrip("/")], sr=SR)
+  monkeypatch.setattr(compare, "open_codec", named)
+  assert [w for w, _ in compare._open(["a", "b"])] == ["a", "b"]
+  for twice in (["a", "b", "a/"], ["a", "a:12"], ["a", "a"]):
+    with pytest.raises(SystemExit, match='"a" and "a.*" hold the same model'):
+      compare.main([folder, "--workdir", *twice, "--median"])
+
+
 def test_command_line(folder, tmp_path, capsys):
   compare.main([folder, "--sr", "8000", "--measures", "mel", "--csv", str(tmp_path / "a.csv")])
   assert "| identity | 0.000 |" in capsys.readouterr().out
-  assert (tmp_path / "a.csv").read_text().startswith("codec,mel,fd")
+  assert (tmp_path / "a.csv").read_text().startswith("codec,mel,fd,fd_half")
   with pytest.raises(SystemExit, match="expected workdirs of one rate"):
     compare.main([folder])
   with pytest.raises(SystemExit, match="two or more"):

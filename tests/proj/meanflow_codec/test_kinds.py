@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from proj.meanflow_codec import bitstream, codec, streams, windows
-from tests.proj.meanflow_codec.test_windows import make_runner
+from tests.proj.meanflow_codec.test_windows import clear, make_runner
 
 SR, T = 8000, 7001
 RUNS = {"stereo": dict(arg=",channels=2"), "rvq": dict(method="ae", arg=",quantizer=rvq,kbps=1")}
@@ -37,13 +37,16 @@ def wav(mine):
 def test_chunks_whole_and_batches_agree(mine, wav):
   runner, codes = mine._runner, mine.encode(wav)
   f, hop = len(codes), mine.hop
-  one = windows.whole(runner, wav)["codes"]
+  found = windows.whole(runner, wav)
+  one, sure = found["codes"], clear(runner, found["lat"])
   assert codes.shape == one.shape == (44, len(mine.levels))
-  assert (codes == one).mean() >= 0.999
+  assert sure.mean() > 0.9
+  np.testing.assert_array_equal(codes[sure], one[sure])
   assert len(np.unique(codes)) > 20
   batch = np.stack([np.pad(w, ((0, f * hop - T), (0, 0))) for w in (wav, wav[::-1])])
   both = np.asarray(runner.predict("encode", {"wav": batch})["codes"])
-  assert (both[0] == one).mean() >= 0.999 and (both[1] != one).any()
+  np.testing.assert_array_equal(both[0][sure], one[sure])
+  assert (both[1] != one).any()
   nfe = int(mine.has_refiner)
   out = mine.decode(codes, T, nfe=nfe, seed=5)
   assert out.shape == wav.shape

@@ -7,6 +7,7 @@ import soundfile
 
 from big_audio import config as C
 from big_audio.inference import Runner
+from big_audio.nn.rvq import normalise
 from proj.meanflow_codec import bitstream, codec, windows
 
 SR = 8000
@@ -31,6 +32,31 @@ def make_runner(seed=0, method="imf", domain="magnitude", change=lambda config: 
   return Runner("nowhere", config, trainer, 0, state, True)
 
 
+def clear(runner, lat, far=1e-4):
+  """bool[..., F]: tokens whose latent is further than `far` from every decision boundary.
+
+  Rounding of differently shaped programs moves latents by about 1e-6: these codes may not differ.
+  Boundaries of learned codebooks are those between the two nearest codes, where they are looked up.
+  """
+
+  def fsq(model, z):
+    return (model.quant.codes(z + far) == model.quant.codes(z - far)).all(-1)
+
+  def rvq(model, z):
+    quant, out = model.quant, True
+    for down, up, book in zip(quant.down, quant.up, quant.books, strict=True):
+      low, table = normalise(down(z)), book.table()
+      near = np.argsort(-np.asarray(low @ table.T), axis=-1)
+      a, b = table[near[..., 0]], table[near[..., 1]]
+      out &= ((a - b) * low).sum(-1) / np.linalg.norm(a - b, axis=-1) > far
+      z = z - up(a)
+    return out
+
+  name = runner.trainer.codec.quantizer.get("name", "fsq")
+  method = {"fsq": fsq, "rvq": rvq}[name]
+  return np.asarray(runner.trainer._codec(runner.variables, lat, method=method))
+
+
 @pytest.fixture(scope="module")
 def runner():
   return make_runner()
@@ -52,11 +78,13 @@ def wav():
 
 
 def test_a_window_agrees_with_the_whole_recording(runner, wide, wav):
-  """<= 1e-5 before the quantiser, >= 99.99 % of the codes; where windows meet, too."""
+  """<= 1e-5 before the quantiser, equal codes off its boundaries; where windows meet, too."""
   one = windows.whole(runner, wav)
   codes = wide.encode(wav)
   assert codes.shape == one["codes"].shape == (len(wav) // wide.hop + 1, 3)
-  assert (codes == one["codes"]).all(axis=1).mean() >= 0.9999
+  sure = clear(runner, one["lat"])
+  assert sure.mean() > 0.98
+  np.testing.assert_array_equal(codes[sure], one["codes"][sure])
   side, core = wide.context()[0], wide.core()
   begin = (core - side) * wide.hop  # the second window
   piece = wav[begin : begin + windows.WINDOW * wide.hop]
