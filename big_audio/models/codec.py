@@ -107,8 +107,9 @@ class Model(nn.Module):
   @property
   def decoder_reach(self) -> tuple[int, int]:
     """Tokens (before, after) a token that its samples depend on."""
-    # STFT: overlap-add of 4 hops. MDCT: a row of frames knows its token and the one before it.
-    return self._reach(self.dec_depth, 1 if self.head_type == "mdct" else 2)
+    # STFT: the last of a token's frames ends 1.5 / sub tokens behind it. MDCT: a row of frames
+    # knows its token and the one before it.
+    return self._reach(self.dec_depth, 1 if self.head_type == "mdct" else math.ceil(1.5 / self.sub))
 
   def _reach(self, depth, more):
     one = receptive_reach(depth, self.kernel)
