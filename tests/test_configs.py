@@ -322,6 +322,7 @@ def test_every_setting_of_models_and_adversary_is_a_key_with_its_default():
   for of, absent in (("codec", set()), ("refiner", {"begin_percent"})):
     found = settings(f"gan={of}", part="trainer.gan")
     assert set(known) - set(found) == absent and found.pop("of") == [of]
+    assert found.pop("begin_percent", [30.0]) == [30.0]  # None stands for it
     assert all(found[k] == [known[k]] for k in found)
 
 
