@@ -42,9 +42,10 @@ def test_a_stream_is_bit_equal_to_the_whole(runner, nfe, sizes):
   sound += [decoder.push(got[-1]), decoder.finish(encoder.samples)]
   np.testing.assert_array_equal(np.concatenate(got), codes)
   np.testing.assert_array_equal(np.concatenate(sound), whole)
-  if sizes == [160]:  # whole tokens: the stated latency holds, and no smaller one would
+  if sizes == [160]:  # whole tokens: the stated latency holds
     stated = (codec.latency() + codec.latency(nfe)) * codec.sr
-    assert stated - 11 * codec.hop < late <= stated
+    # Codes come in bursts of a core, so the two need not wait their longest for the same token.
+    assert stated - 2 * 11 * codec.hop < late <= stated
 
 
 def test_a_causal_codec_waits_less_and_is_bit_equal():
