@@ -77,13 +77,8 @@ COMPUTE = [  # one block is never scanned
 ]
 
 
-@pytest.mark.parametrize(
-  "net",
-  [
-    "convnext1d",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("mlp_flow", "mixer_flow", "dit")),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["convnext1d", "mlp_flow", "mixer_flow", "dit"])
 def test_half_precision_remat_and_scan(net):
   """A step of the refiner: finite, parameters and their averages stay float32."""
   secs = ",secs=0.2" if net == "mixer_flow" else ""
