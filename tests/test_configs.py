@@ -486,7 +486,12 @@ def test_table_of_rates(sr):
     assert np.prod([float(n) for n in codec.codebook_sizes]) == 2.0**expected
 
 
-def test_a_rate_that_is_named_is_accepted():
-  for sr, (_, table) in RATES.items():
-    for named in (v for v in table.values() if isinstance(v, str)):
-      C.load(f"configs/meanflow.py:sr={sr},method=ae,kbps={named}")
+def test_a_rate_that_is_named_is_the_rate_of_the_codec():
+  named = [
+    (sr, v) for sr, (_, table) in RATES.items() for v in table.values() if isinstance(v, str)
+  ]
+  assert named
+  for sr, kbps in named:
+    codec = C.build_models(C.load(f"configs/meanflow.py:sr={sr},method=ae,kbps={kbps}"))["codec"]
+    rate = codec.bits_per_token() * codec.sr / codec.hop / 1000
+    assert rate == pytest.approx(float(kbps), abs=5e-4)  # to the digits that were named

@@ -31,12 +31,10 @@ from big_audio.objectives import flow, meanflow, spectral
 from big_audio.trainers.adversary import Adversary
 from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
+from big_audio.trainers.rate import next_log_weight
 from big_audio.trainers.stats import moments
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
-# What the logarithm of the weight of bits moves in a codec's training with twice the wanted bits.
-RATE_TRAVEL = 27.0
-MAX_RATE_WEIGHT = 0.05
 AVERAGE_SKIP = "discriminator/.*|codec/quant/.*"
 PHASES = ("codec", "adversarial", "refiner")
 MAX_BOUND = 0.83  # a latent beyond it saturates the quantiser: 2 sigmoid(1.6 * 1.5) - 1
@@ -81,20 +79,20 @@ class Trainer:
     if self.dropout and len(self.codec.groups) < 2:
       raise ValueError("config.trainer.quantizer_dropout needs a quantizer of two or more groups.")
     self._check_average(config.optimizer.get("ema", None))
-    self._check_joint(config.optimizer.get("schedule", None) or [])
+    self._check_joint(config.optimizer.get("schedule", [[".*", {}]]))
     if self.flow is None and "refiner" in models:
       raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
 
   def _check_joint(self, rules):
     """A codec that is trained beside the refiner must not stop where that begins."""
-    for pattern, group in rules if self.joint else []:
-      if re.fullmatch(pattern, "codec/head/kernel"):
-        if any(k.startswith("end_") for k in group or {"end_": None}):
-          raise ValueError(
-            f"config.optimizer.schedule: {pattern!r} ends before the run, so the codec is not "
-            "trained jointly. Remove its end, or joint=True."
-          )
-        return
+    if not self.joint:
+      return
+    pattern, group = next(r for r in rules if re.fullmatch(r[0], "codec/head/kernel"))
+    if group is None or any(key.startswith("end_") for key in group):
+      raise ValueError(
+        f"config.optimizer.schedule: {pattern!r} is frozen or ends before the run, so the codec is "
+        "not trained jointly. Remove its end, or joint=True."
+      )
 
   def _check_average(self, ema):
     """What no average may follow: the discriminator, and codebooks that replacements move."""
@@ -328,7 +326,11 @@ class Trainer:
     value = value + self._code_bits(variables, codec, lat, q, keep, mask, logs)
     if self.coded_bits and train and not still:
       codec_steps = total_steps if self.joint or self.flow is None else refiner_begin
-      updates = {**updates, "rate": self._next_rate(variables, keep, logs, codec_steps)}
+      log_weight = variables["rate"]["log_weight"]
+      logs["rate_weight"] = jnp.exp(log_weight)
+      whole = None if keep is None else keep == len(self.codec.groups)
+      after = next_log_weight(log_weight, logs["bits"], self.coded_bits, codec_steps, whole)
+      updates = {**updates, "rate": {"log_weight": after}}
     if refine:
       y, feats = jax.lax.stop_gradient((y, feats))
       left = total_steps - refiner_begin
@@ -358,18 +360,6 @@ class Trainer:
   def _adversarial(self, variables, fake, real):
     judge = lambda params, x: self.discriminator.apply({"params": params}, x)
     return self.gan.losses(judge, variables["params"]["discriminator"], real, fake)
-
-  def _next_rate(self, variables, keep, logs, codec_steps):
-    """The weight of bits, moved towards `coded_bits` a token where no group is left out."""
-    log_weight = variables["rate"]["log_weight"]
-    logs["rate_weight"] = jnp.exp(log_weight)
-    bits = jax.lax.stop_gradient(logs["bits"])
-    whole = jnp.ones(bits.shape) if keep is None else 1.0 * (keep == len(self.codec.groups))
-    count = jnp.sum(whole)
-    excess = jnp.sum(whole * bits) / jnp.maximum(count, 1) / self.coded_bits - 1
-    speed = jnp.where(count > 0, RATE_TRAVEL / codec_steps, 0.0)
-    moved = log_weight + speed * jnp.clip(excess, -1.0, 1.0)
-    return {"log_weight": jnp.minimum(moved, math.log(MAX_RATE_WEIGHT))}
 
   def _code_bits(self, variables, codec, lat, q, keep, mask, logs):
     """Bits of a token by the prior: f32[B], the loss that it follows; 0 without a prior.
