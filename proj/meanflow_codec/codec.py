@@ -54,6 +54,8 @@ def at_rate(codec, kbps: float):
   Raises:
     ValueError: no number of groups has that rate (within 1 %).
   """
+  if not kbps > 0:
+    raise ValueError(f"--kbps must be positive, got {kbps:g}.")
   choices = [codec.with_groups(k) for k in codec.rates]
   for choice in choices:
     if abs(choice.kbps / kbps - 1) < 0.01:
@@ -79,10 +81,13 @@ def encode_file(
     `bitstream.info` of the file.
 
   Raises:
-    ValueError: another rate or number of channels without `resample`; a file that cannot be read.
+    ValueError: another rate or number of channels without `resample`; a file that cannot be read;
+      a target that is a recording.
   """
-  from big_audio.datasets.audio import AudioFile
+  from big_audio.datasets.audio import AV, SNDFILE, AudioFile
 
+  if os.path.splitext(target)[1].lower() in SNDFILE | AV:
+    raise ValueError(f'"{target}" is named like a recording; name codec files *{SUFFIX}.')
   if not 0 <= seed < 2**32:
     raise ValueError(f"--seed must lie in [0, 2^32), got {seed}.")
   recording = AudioFile.open(source)
@@ -108,7 +113,7 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
 
   Raises:
     BitstreamError: the file is damaged.
-    ValueError: it was made by another model, or the target's type cannot be written.
+    ValueError: it was made by another model, or the target cannot be written.
   """
   import soundfile
 
@@ -147,6 +152,8 @@ def decode_file(codec, source: str, target: str, *, nfe: int = 1) -> dict:
           # Rounded here: libsndfile rounds floats differently for each format.
           out.write(streams.to_pcm(wav))
       os.replace(part, target)
+    except soundfile.LibsndfileError as e:
+      raise ValueError(f'"{target}" cannot be written: {e.error_string}') from None
     finally:
       if os.path.exists(part):
         os.remove(part)
@@ -242,11 +249,11 @@ def _saved(packed: int, payload: int) -> str:
 def _encoded(name: str, infos: list[dict], rate_of: str = "bytes") -> str:
   """A line about files that were written; their rate is that of whole files or of payloads."""
   total = {k: sum(i[k] for i in infos) for k in ("secs", "bytes", "payload_bytes", "packed_bytes")}
-  kbps = total[rate_of] * 8e-3 / max(total["secs"], 1e-9)
+  kbps = f"{total[rate_of] * 8e-3 / total['secs']:.3f}" if total["secs"] else "-"
   what = " of payload" if rate_of == "payload_bytes" else ""
   ranged = any(i["coding"] == "range" for i in infos)
   note = _saved(total["packed_bytes"], total["payload_bytes"]) if ranged else ""
-  return f"{name}: {total['secs']:.2f} s, {total['bytes']} bytes, {kbps:.3f} kbps{what}{note}"
+  return f"{name}: {total['secs']:.2f} s, {total['bytes']} bytes, {kbps} kbps{what}{note}"
 
 
 def _stream(flags):

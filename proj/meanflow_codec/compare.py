@@ -23,7 +23,6 @@ import argparse
 import csv
 import json
 import math
-import re
 import statistics
 import sys
 import time
@@ -32,11 +31,12 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from big_audio.datasets import splits
 from big_audio.datasets.audio_dir import Source
 from big_audio.dsp import distances, perceptual
 from big_audio.evaluators import bootstrap, distributions
 from big_audio.evaluators.frechet import log_mel_frames
-from proj.meanflow_codec import bitstream, peers
+from proj.meanflow_codec import bitstream, peers, streams
 from proj.meanflow_codec.codec import header_of, open_codec
 
 SILENCE_SECS = 0.1  # between joined recordings
@@ -71,8 +71,12 @@ def clips(folder: str, sr: int, channels: int, *, pattern=None, join_secs=0.0, g
     group: regex whose first group names the group of a path (a speaker, say).
 
   Raises:
-    ValueError: no recordings, another rate, or a path in which `group` finds nothing.
+    ValueError: no recordings, another rate, a path in which `group` finds nothing, or a `group`
+      that is no regex with a group.
   """
+  named = splits.compile_regex(group, "--group") if group else None
+  if named and not named.groups:
+    raise ValueError(f"--group {group!r}: expected parentheses around what clips have in common.")
   source = Source(folder, "all", channels=channels, pattern=pattern)
   if source.sr != sr:
     raise ValueError(f"{folder} has {source.sr} Hz, the codec {sr} Hz.")
@@ -81,8 +85,8 @@ def clips(folder: str, sr: int, channels: int, *, pattern=None, join_secs=0.0, g
     return found
   groups: dict[str, list] = {}
   for name, wav in found:
-    match = re.search(group, name) if group else None
-    if group and not match:
+    match = named.search(name) if named else None
+    if named and not match:
       raise ValueError(f'--group {group!r} finds nothing in "{name}".')
     groups.setdefault(match.group(1) if match else "all", []).append(wav)
   gap = np.zeros((round(SILENCE_SECS * sr), channels), np.float32)
@@ -212,7 +216,10 @@ def add_ours(table: Table, codec, recordings, nfes, *, name="ours", seed=0, codi
     waves = [codec.decode(c, len(wav), nfe=nfe, seed=seed) for c, (_, wav) in pairs]
     decode = clock() - begin
     label = f"{name}, {nfe} evaluation{'s' if nfe > 1 else ''}" if nfe else f"{name}, plain AE"
-    outputs = [peers.align(a, b, codec.sr) for a, (_, b) in zip(waves, recordings, strict=True)]
+    outputs = [
+      peers.align(streams.to_pcm(a) / np.float32(32768), b, codec.sr)  # 16 bits, as of the others
+      for a, (_, b) in zip(waves, recordings, strict=True)
+    ]
     for i, (coding, f) in enumerate(files.items()):
       title = label if coding == "packed" else f"{label}, {coding} coded"
       rates = (f.payload, f.file, encode + f.write_secs, decode + f.read_secs)
@@ -338,6 +345,8 @@ def _open(workdirs) -> list:
 
 
 def _compare(flags) -> None:
+  if flags.limit is not None and flags.limit < 1:
+    raise ValueError(f"--limit: expected 1 or more clips, got {flags.limit}.")
   if flags.median and len(flags.workdir) < 2:
     raise ValueError("--median needs two or more --workdir, such as the same run with three seeds.")
   codecs = _open(flags.workdir)

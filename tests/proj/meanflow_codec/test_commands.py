@@ -56,6 +56,34 @@ def test_a_folder_ends_with_a_total(tmp_path, monkeypatch, capsys, mine, pcm, co
   assert re.search(r"^packed_kbps +1\.5", out, re.M)
 
 
+@pytest.mark.parametrize(
+  "argv,message",
+  [
+    (["encode", "in.wav", "in.wav"], "named like a recording"),
+    (["encode", "in.wav", "out.bac", "--kbps", "0"], "must be positive"),
+    (["decode", "in.bac", "absent/out.wav"], 'absent/out.wav" cannot be written'),
+  ],
+)
+def test_bad_targets_end_with_a_line_and_lose_nothing(
+  tmp_path, monkeypatch, mine, pcm, argv, message
+):
+  monkeypatch.setattr(codec, "open_codec", lambda workdir, core: mine)
+  monkeypatch.chdir(tmp_path)
+  soundfile.write("in.wav", pcm, SR)
+  codec.encode_file(mine, "in.wav", "in.bac")
+  before = {n: (tmp_path / n).read_bytes() for n in ("in.wav", "in.bac")}
+  with pytest.raises(SystemExit, match=message):
+    codec.main([argv[0], "--workdir", "w", *argv[1:]])
+  assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+
+def test_an_empty_recording_has_no_rate(tmp_path, monkeypatch, capsys, mine, pcm):
+  monkeypatch.setattr(codec, "open_codec", lambda workdir, core: mine)
+  soundfile.write(tmp_path / "in.wav", pcm[:0], SR)
+  codec.main(["encode", "--workdir", "w", str(tmp_path / "in.wav"), str(tmp_path / "out.bac")])
+  assert ": 0.00 s, " in (said := capsys.readouterr().out) and "bytes, - kbps" in said
+
+
 def offline(mine, pcm, nfe, seed):
   wav = pcm.astype(np.float32) / 32768
   return streams.to_pcm(mine.decode(mine.encode(wav), len(wav), nfe=nfe, seed=seed))

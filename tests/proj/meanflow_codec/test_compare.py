@@ -32,6 +32,15 @@ def test_clips_join_a_group_with_silence(folder):
     compare.clips(folder, 16000, 1)
   with pytest.raises(ValueError, match="finds nothing"):
     compare.clips(folder, SR, 1, join_secs=1.0, group="_([x-z]+)_")
+  with pytest.raises(ValueError, match="--group: '\\('.*not a regular expression"):
+    compare.clips(folder, SR, 1, join_secs=1.0, group="(")
+  with pytest.raises(ValueError, match="expected parentheses"):
+    compare.clips(folder, SR, 1, join_secs=1.0, group="_[a-z]+_")
+
+
+def test_a_limit_is_a_number_of_clips(folder):
+  with pytest.raises(SystemExit, match="--limit: expected 1 or more clips, got -1"):
+    compare.main([folder, "--sr", "8000", "--limit", "-1"])
 
 
 def test_rows_and_true_rates(folder):
