@@ -87,14 +87,17 @@ def make_update(
     params, opt_state, norms = opt.update(
       grads, state["opt"], state["params"], step, ctl["lr_scale"], active
     )
-    ema = state["ema"]
-    if opt.ema:
-      ema, params = opt.ema(ema, params, step, active)
-    new = {"params": params, "vars": vars_, "opt": opt_state, "ema": ema}
+    new = {"params": params, "vars": vars_, "opt": opt_state}
+    keep = lambda new, old: new
     if max_skipped:  # a step with a gradient that is not finite changes nothing, and is counted
       ok = jnp.isfinite(norms["grad_norm"])
-      new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, {k: state[k] for k in new})
+      keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+      new = keep(new, {k: state[k] for k in new})
       ctl = {**ctl, "skipped": ctl["skipped"] + jnp.where(ok, 0, 1)}
+    new["ema"] = state["ema"]
+    if opt.ema:  # behind the skip: a group that ends here takes its average in any case
+      ema, new["params"] = opt.ema(state["ema"], new["params"], step, active)
+      new["ema"] = keep(ema, state["ema"])
     # A log without any weight has no value at this step.
     out = {
       k: jnp.where(w > 0, value / jnp.maximum(w, 1e-12), jnp.nan) for k, (value, w) in sums.items()

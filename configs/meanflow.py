@@ -156,7 +156,7 @@ def refuse_unused(a, kind):
     ("tokens", not codec, "domain begin head gan rate_weight coded_kbps width joint"),
     ("quantizer", a.quantizer != "fsq", "rate_weight coded_kbps bits"),
     ("quantizer", codec and continuous, "kbps"),
-    ("method", a.method == "ae", "predict sampler joint"),
+    ("method", a.method == "ae", "predict sampler joint domain begin"),
     ("method", a.method in ("ae", "fm"), "guidance v_head"),
     ("method", a.method not in ("mf", "imf"), "warmup"),
     ("gan", a.gan != "codec", "gan_begin"),
@@ -368,7 +368,7 @@ def audio(a):
     schedule.insert(0, ["discriminator/.*", adversary(a, c, cosine)])
   ema = dict(decay=0.999)
   if a.gan != "none" or a.quantizer == "rvq":  # neither a discriminator nor codebooks are averaged
-    ema["skip"] = "discriminator/.*|codec/quant/.*"
+    ema["skip"] = "discriminator/.*|codec/quant/books_.*"
   c.optimizer = dict(name="adam", lr=2e-3, b1=0.9, b2=0.98, clip=1.0, schedule=schedule, ema=ema)
   c.log = dict(every_steps=5 if a.smoke else 50)
   c.ckpt = dict(every_steps=10 if a.smoke else 500, keep_latest=2)

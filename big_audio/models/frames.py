@@ -2,7 +2,7 @@
 
 Each has the same three functions and knows which tokens belong to the clip:
   num_rows(F)                   rows for F tokens
-  analysis(wav, mask)           f32[B, F * hop, C] -> rows f32[B, R, D], side (what synthesis needs)
+  analysis(wav)                 f32[B, F * hop, C] -> rows f32[B, R, D], side (what synthesis needs)
   synthesis(rows, side, mask)   rows -> f32[B, F * hop, C]
   align(x)                      per-token features [B, F, E] -> per-row features [B, R, E']
 Music's raw MDCT has a kurtosis of 1400; with |X|^.3 and one scale a bin it is 2.3, fit for a flow.
@@ -82,7 +82,7 @@ class Magnitude(_STFT):
     super().__init__(hop, channels, sub, power)
     self.dim = sub * channels * self.bins
 
-  def analysis(self, wav, mask=None):
+  def analysis(self, wav):
     """-> |X|^power [B, F, D], unit phases c64[B, F sub, C, K]."""
     spec = self._spec(wav)
     square = spec.real**2 + spec.imag**2
@@ -102,7 +102,7 @@ class ComplexSTFT(_STFT):
     super().__init__(hop, channels, sub, power)
     self.dim = 2 * sub * channels * self.bins
 
-  def analysis(self, wav, mask=None):
+  def analysis(self, wav):
     """-> [B, F, D], no side information."""
     spec = self._spec(wav)
     a, b = stft.compress_pair(spec.real, spec.imag, self.power)
@@ -132,15 +132,16 @@ class MDCT:
     """Row f sees what tokens f - 1 and f know (zeros beyond the edges)."""
     return straddle(x)
 
-  def analysis(self, wav, mask=None):
+  def analysis(self, wav):
     """-> [B, F + 1, D], no side information."""
     x = stft.compress(mdct.mdct(wav, self.hop), self.power)
     return x.reshape(*x.shape[:2], -1), ()
 
   def synthesis(self, rows, side, mask=None):
-    """Exact inverse of `analysis`."""
+    """Exact inverse of `analysis`; silence outside the mask."""
     x = stft.expand(rows.reshape(*rows.shape[:2], self.hop, self.channels), self.power)
-    return mdct.imdct(x, (rows.shape[1] - 1) * self.hop)
+    wav = mdct.imdct(x, (rows.shape[1] - 1) * self.hop)
+    return wav if mask is None else wav * jnp.repeat(mask, self.hop, axis=1)[..., None]
 
 
 DOMAINS = {"mdct": MDCT, "stft": ComplexSTFT, "magnitude": Magnitude}

@@ -74,7 +74,7 @@ def alphaflow(
     want = meanflow.put_rows(v, alpha * b["v"] + (1 - alpha) * ahead, rows, shards)
   scale = jnp.where(h > 0, alpha, 1.0)
   mse = flow.frame_mean(jnp.square((u - want) / flow.expand(scale, u)), mask)
-  size = x[0].size
+  size = flow.counted(x, mask)
   if p == 0:
     value = scale * mse  # (1/alpha) of the squared difference
   else:

@@ -67,12 +67,19 @@ def frame_mean(err, mask=None):
   return jnp.sum(per_frame * m, axis=1) / jnp.maximum(jnp.sum(m, axis=1), 1.0)
 
 
-def adaptive(mse, size: int, p: float, eps: float):
+def counted(x, mask=None):
+  """How many numbers of each example `frame_mean` is a mean over: int, or f32[B] with a mask."""
+  if mask is None or x.ndim < 3:
+    return x[0].size
+  return x[0, 0].size * jnp.sum(mask.astype(jnp.float32), axis=1)
+
+
+def adaptive(mse, size, p: float, eps: float):
   """MeanFlow's adaptive weighting (2505.13447, eq. 22): D / sg((D + eps)^p), D the summed square.
 
   Args:
     mse: f32[B], mean square error of each example.
-    size: number of elements that were averaged, so that D = mse * size.
+    size: number of elements that were averaged, so that D = mse * size; see `counted`.
     p: 0 leaves the plain square error (the mean, for a scale that does not grow with size).
     eps: added to D.
   """
@@ -100,4 +107,4 @@ def flow_matching(
   """
   u = fn(interpolate(x, e, t), t, jnp.zeros_like(t), cond)
   mse = frame_mean(jnp.square(u - (e - x)), mask)
-  return adaptive(mse, x[0].size, p, eps), {"mse": mse, "mse_equal": mse}
+  return adaptive(mse, counted(x, mask), p, eps), {"mse": mse, "mse_equal": mse}

@@ -87,13 +87,15 @@ def sample_context(rng, t, r, dropped, *, largest: float = 8.0) -> dict:
 def flexible(fn: Callable, z, t, v, cond, null, ctx) -> tuple[jax.Array, jax.Array]:
   """Improved MeanFlow's guided field v + (1 - 1/w) (v_c(w) - v_null), and v_c(w), the tangent.
 
-  w counts as 1 outside of [t_min, t_max]. Arguments as in `fixed`; fn takes ctx too.
+  w counts as 1 outside of [t_min, t_max]. The net is asked for velocities with the whole interval,
+  the only one that it is trained with at h = 0 (`sample_context`). Arguments as in `fixed`; fn
+  takes ctx too.
 
   Returns:
     (field, v_c), both f32[B, ...] without gradient.
   """
-  v_c = velocity(fn, z, t, cond, ctx)
-  plain = {**ctx, "w": jnp.ones_like(ctx["w"])}
-  v_null = velocity(fn, z, t, whole_null(cond, null), plain)
   w = jnp.where((t >= ctx["t_min"]) & (t <= ctx["t_max"]), ctx["w"], 1.0)
+  whole = {"t_min": jnp.zeros_like(t), "t_max": jnp.ones_like(t)}
+  v_c = velocity(fn, z, t, cond, {**whole, "w": w})
+  v_null = velocity(fn, z, t, whole_null(cond, null), {**whole, "w": jnp.ones_like(w)})
   return v + flow.expand(1 - 1 / w, v) * (v_c - v_null), v_c

@@ -29,7 +29,8 @@ def jvp_rows(batch: int, ratio: float, shards: int = 1) -> tuple[np.ndarray, np.
   does not depend on the number of shards.
 
   Raises:
-    ValueError: ratio outside [0, 1], or a batch that the shards do not divide.
+    ValueError: ratio outside [0, 1], a batch that the shards do not divide, or a shard too small to
+      hold rows of both kinds where the ratio asks for both.
   """
   if not 0 <= ratio <= 1:
     raise ValueError(f"meanflow: ratio must lie in [0, 1], got {ratio}.")
@@ -37,6 +38,12 @@ def jvp_rows(batch: int, ratio: float, shards: int = 1) -> tuple[np.ndarray, np.
     raise ValueError(f"meanflow: a batch of {batch} rows does not divide into {shards} shards.")
   m = batch // shards
   k = round(ratio * m)
+  if 0 < ratio < 1 and k in (0, m):
+    raise ValueError(
+      f"meanflow: ratio={ratio:g} of the {m} row(s) of a device's batch rounds to "
+      f"{k}: none are left with r {'= t' if k else '< t'}. Use larger batches a device, fewer "
+      "accumulation steps, or another ratio."
+    )
   i = np.arange(m)
   chosen = (i + 1) * k // m > i * k // m
   return np.flatnonzero(chosen), np.flatnonzero(~chosen)
@@ -175,9 +182,9 @@ def meanflow(
     parts.append((err, None if v_head is None else v_head - b["v"]))
   join = lambda a, b: _join(a, b, rest, rows, shards)
   err, err_v = parts[0] if len(parts) == 1 else jax.tree.map(join, *parts)
-  mse = flow.frame_mean(jnp.square(err), mask)
-  value, logs = flow.adaptive(mse, x[0].size, p, eps), split_logs(mse, t - r)
+  mse, size = flow.frame_mean(jnp.square(err), mask), flow.counted(x, mask)
+  value, logs = flow.adaptive(mse, size, p, eps), split_logs(mse, t - r)
   if err_v is not None:
     logs["mse_v"] = flow.frame_mean(jnp.square(err_v), mask)
-    value = value + v_weight * flow.adaptive(logs["mse_v"], x[0].size, p, eps)
+    value = value + v_weight * flow.adaptive(logs["mse_v"], size, p, eps)
   return value, logs

@@ -47,7 +47,7 @@ def midpoint(fn: Callable, e, n: int, cond=None) -> jax.Array:
     half = z - _by(h / 2, z) * fn(z, t, 0 * h, cond)
     return z - _by(h, z) * fn(half, t - h / 2, 0 * h, cond)
 
-  return _grid(fn, e, n, step, stages=2)
+  return _grid(fn, e, n, step, stages=STAGES["midpoint"])
 
 
 def heun(fn: Callable, e, n: int, cond=None) -> jax.Array:
@@ -59,7 +59,7 @@ def heun(fn: Callable, e, n: int, cond=None) -> jax.Array:
     second = fn(z - _by(h, z) * first, jnp.maximum(t - h, 0), 0 * h, cond)
     return z - _by(h / 2, z) * (first + second)
 
-  return _grid(fn, e, n, step, stages=2)
+  return _grid(fn, e, n, step, stages=STAGES["heun"])
 
 
 def consistency(fn: Callable, e, n: int, cond=None, noise: Callable | None = None) -> jax.Array:
@@ -98,6 +98,7 @@ SAMPLERS = {
   "heun": heun,
   "consistency": consistency,
 }
+STAGES = {"midpoint": 2, "heun": 2}  # evaluations of a step, where they are more than one
 AVERAGE = ("u_steps", "consistency")  # need a net that was trained at h > 0
 
 

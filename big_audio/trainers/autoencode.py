@@ -12,7 +12,8 @@ inference, a refiner with 0 evaluations is the AE. A model "prior" (models/code_
 what codes cost.
 
 With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t, .05) (pMF,
-2601.22158), so an untrained refiner returns the AE's output; with "u" it gives u itself.
+2601.22158), so an untrained refiner returns the AE's output; with "u" it gives u itself. With
+`joint`, the losses of the refiner reach the codec through the decoder's features that condition it.
 """
 
 import math
@@ -28,14 +29,15 @@ from big_audio import sharding
 from big_audio.models import frames
 from big_audio.nn.quantize import code_usage
 from big_audio.objectives import flow, meanflow, spectral
+from big_audio.samplers import ode
 from big_audio.trainers.adversary import Adversary
-from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, start_noise
+from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, check_evaluations, start_noise
 from big_audio.trainers.loss import Loss
-from big_audio.trainers.rate import next_log_weight
+from big_audio.trainers.rate import MAX_WEIGHT, next_log_weight
 from big_audio.trainers.stats import moments
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
-AVERAGE_SKIP = "discriminator/.*|codec/quant/.*"
+AVERAGE_SKIP = "discriminator/.*|codec/quant/books_.*"
 PHASES = ("codec", "adversarial", "refiner")
 MAX_BOUND = 0.83  # a latent beyond it saturates the quantiser: 2 sigmoid(1.6 * 1.5) - 1
 
@@ -79,20 +81,41 @@ class Trainer:
     if self.dropout and len(self.codec.groups) < 2:
       raise ValueError("config.trainer.quantizer_dropout needs a quantizer of two or more groups.")
     self._check_average(config.optimizer.get("ema", None))
-    self._check_joint(config.optimizer.get("schedule", [[".*", {}]]))
+    self._check_schedule(config)
+    if self.flow is not None:
+      guided = 2 if self.scale != 1 else 1
+      check_evaluations(config, guided * ode.STAGES.get(self.sampler, 1))
     if self.flow is None and "refiner" in models:
       raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
 
-  def _check_joint(self, rules):
-    """A codec that is trained beside the refiner must not stop where that begins."""
-    if not self.joint:
+  def _check_schedule(self, config):
+    """What the optimizer moves must be what the phase trains, see `phase`."""
+    if self.flow is None:
       return
-    pattern, group = next(r for r in rules if re.fullmatch(r[0], "codec/head/kernel"))
-    if group is None or any(key.startswith("end_") for key in group):
-      raise ValueError(
-        f"config.optimizer.schedule: {pattern!r} is frozen or ends before the run, so the codec is "
-        "not trained jointly. Remove its end, or joint=True."
-      )
+    rules = config.optimizer.get("schedule", None) or [[".*", {}]]
+    total, begin = config.get("total_steps", None), 100 * self.begin
+    parts = {
+      "refiner/x": ("begin", begin),
+      "codec/head/kernel": ("end", 100 if self.joint else begin),
+    }
+    if self._judged("codec"):
+      parts["discriminator/x"] = ("begin", self.gan.begin)
+    for name, (edge, percent) in parts.items():
+      pattern, group = next(r for r in rules if re.fullmatch(r[0], name))
+      part = name.partition("/")[0]
+      if group is None and part == "codec" and not self.joint:
+        continue
+      at = None if group is None else _percent(group, edge, total)
+      stops = group is not None and group.get("kind", "constant") in ("cosine", "linear")
+      needs_stop = edge == "end" and percent < 100
+      if (
+        group is None or (at is not None and abs(at - percent) > 0.01) or (needs_stop and not stops)
+      ):
+        raise ValueError(
+          f"config.optimizer.schedule: {pattern!r} should {edge} at {percent:g} % of the run, "
+          f"where the trainer's {part} does (refiner_begin_percent={begin:g}, joint={self.joint}); "
+          f"got {'a frozen group' if group is None else C.to_dict(group)}."
+        )
 
   def _check_average(self, ema):
     """What no average may follow: the discriminator, and codebooks that replacements move."""
@@ -152,14 +175,21 @@ class Trainer:
       )
     if (rate_weight or coded_bits) and not (self.is_fsq and self.code_prior):
       raise ValueError("config.trainer.rate_weight, coded_bits: need an FSQ and models.prior.")
-    if coded_bits is not None and not (coded_bits > 0 and rate_weight > 0):
+    if coded_bits is not None and not (coded_bits > 0 and 0 < rate_weight <= MAX_WEIGHT):
       raise ValueError(
-        f"config.trainer.coded_bits={coded_bits!r}: expected bits > 0, and rate_weight > 0 to "
-        f"begin with, got {rate_weight!r}."
+        f"config.trainer.coded_bits={coded_bits!r}: expected bits > 0, and a rate_weight above 0 "
+        f"and at most {MAX_WEIGHT} to begin with, got {rate_weight!r}."
       )
+    if method == "ae" and settings:
+      raise ValueError(f'config.trainer: method="ae" has no flow, so no {", ".join(settings)}.')
     self.flow = self.domain = None
     if method != "ae":
       self.flow = FlowLoss(method, **settings)
+      if scale != 1 and not self.flow.drop:
+        raise ValueError(
+          f"config.trainer.scale={scale:g} guides by a refiner without condition, which drop=0 "
+          "never trains. Use drop=0.1, or scale=1."
+        )
       self.flow.check_sampler(sampler, predict)
       sub = sub or (1 if domain == "mdct" else self.codec.sub)
       self.domain = frames.build(
@@ -233,8 +263,8 @@ class Trainer:
     )
     return out, kw.get("keep"), updates
 
-  def _rows(self, variables, wav, mask):
-    rows, side = self.domain.analysis(wav, mask)
+  def _rows(self, variables, wav):
+    rows, side = self.domain.analysis(wav)
     stats = variables["stats"]["rows"]
     return (rows - stats["mean"]) / stats["std"], side
 
@@ -332,7 +362,8 @@ class Trainer:
       after = next_log_weight(log_weight, logs["bits"], self.coded_bits, codec_steps, whole)
       updates = {**updates, "rate": {"log_weight": after}}
     if refine:
-      y, feats = jax.lax.stop_gradient((y, feats))
+      y = jax.lax.stop_gradient(y)
+      feats = feats if self.joint else jax.lax.stop_gradient(feats)
       left = total_steps - refiner_begin
       value = value + self._flow_loss(
         variables, wav, y, feats, mask, sample_mask, k_flow, logs, train=train, total_steps=left,
@@ -386,8 +417,8 @@ class Trainer:
 
   def _flow_loss(self, variables, wav, y, feats, mask, sample_mask, rng, logs, train, **progress):
     k_noise, k_time, k_sample = jax.random.split(rng, 3)
-    x, _ = self._rows(variables, wav, mask)
-    y_rows, side = self._rows(variables, y, mask)
+    x, _ = self._rows(variables, wav)
+    y_rows, side = self._rows(variables, y)
     cond = self._cond(y_rows, feats, mask)
     e = start_noise(self.prior, self.sigma, jax.random.normal(k_noise, x.shape), y_rows)
     value, found = self.flow(
@@ -398,8 +429,9 @@ class Trainer:
     logs["y_mse"] = flow.frame_mean(jnp.square(y_rows - x), cond["mask"])
     if self.sample_weight:
       shards = sharding.data_shards()
-      rows, _ = meanflow.jvp_rows(x.shape[0], self.sample_share if train else 1.0, shards)
-      rows = rows if len(rows) else np.array([0])
+      least = shards / x.shape[0]  # one row of a device
+      share = max(self.sample_share, least) if train else 1.0
+      rows, _ = meanflow.jvp_rows(x.shape[0], share, shards)
       take = lambda tree: meanflow.take_rows(tree, rows, shards)
       e1 = start_noise(
         self.prior, self.sigma, jax.random.normal(k_sample, take(x).shape), take(y_rows)
@@ -450,7 +482,7 @@ class Trainer:
   def _refine(self, variables, y, feats, batch, nfe):
     if self.flow is None or nfe == 0:
       return y
-    y_rows, side = self._rows(variables, y, batch["mask"])
+    y_rows, side = self._rows(variables, y)
     cond = self._cond(y_rows, feats, batch["mask"])
     first = batch["token"][:, :1]
     index = first + jnp.arange(y_rows.shape[1])
@@ -490,3 +522,13 @@ class Trainer:
     per_token = self.codec.bits_per_token(groups) or 32 * self.codec.latent_dim
     codes = codes[..., :groups]
     return {"wav": out, "ae": y, "codes": codes, "code_mask": mask, "bits": tokens * per_token}
+
+
+def _percent(group, edge, total):
+  """Where a group of the schedule begins or ends, in per cent; None where only the loop knows."""
+  if f"{edge}_percent" in group:
+    return group[f"{edge}_percent"]
+  if f"{edge}_steps" in group:
+    return 100 * group[f"{edge}_steps"] / total if total else None
+  given = any(key.startswith(f"{edge}_") for key in group)
+  return None if given else {"begin": 0, "end": 100}[edge]

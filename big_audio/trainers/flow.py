@@ -21,7 +21,7 @@ from big_audio.models import tokens as T
 from big_audio.nn.quantize import FSQ, code_usage
 from big_audio.objectives import flow
 from big_audio.samplers import ode
-from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, start_noise
+from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, check_evaluations, start_noise
 from big_audio.trainers.loss import Loss
 from big_audio.trainers.stats import moments
 
@@ -47,6 +47,7 @@ class Trainer:
     C.call("config.trainer", self._configure, flow, **own)
     self.net = C.pick("config.models", models, self.net_name)
     self._check_net(f"config.models.{self.net_name}")
+    check_evaluations(config, ode.STAGES.get(self.sampler, 1))
 
   def _configure(
     self, settings, /, *, name, net="net", key="image", method="imf", tokens="flat",
@@ -67,6 +68,8 @@ class Trainer:
       raise ValueError("config.trainer.tokens: the key 'name' is missing.")
     self.tokens = T.build(kw.pop("name"), key, **kw)
     self.fsq = None if quantizer is None else FSQ(C.to_dict(quantizer))
+    if method == "ae" and settings:
+      raise ValueError(f'config.trainer: method="ae" has no flow, so no {", ".join(settings)}.')
     self.flow = None if method == "ae" else FlowLoss(method, **settings)
     if self.flow is not None:
       self.flow.check_sampler(sampler, predict)

@@ -26,9 +26,11 @@ GUIDANCE = {
 class FlowLoss:
   """The generative objective of a method, with its settings.
 
+  "Of the run" below means of the part of it in which the flow is trained.
+
   Args:
     method: fm | mf | imf | alpha.
-    ratio: share of rows with r < t (mf, imf, alpha).
+    ratio: share of rows with r < t (mf, imf, alpha); None: .5.
     p, eps: adaptive weighting, see `objectives.flow.adaptive`. None is the papers' setting: p is 0
       for fm and 1 for the others, eps .001 for alpha and .01 for the others.
     t_dist: arguments of `objectives.flow.sample_t`.
@@ -36,18 +38,31 @@ class FlowLoss:
       (mf, imf, alpha), or dict(kind="flexible", largest) for guidance as the net's input `ctx`
       (imf). fm is guided when sampling.
     drop: share of rows that lose their condition; None: .1 with guidance, else 0.
-    alpha_begin_percent, alpha_end_percent: of the run, where alpha-Flow's schedule begins and ends.
+    alpha_begin_percent, alpha_end_percent: of the run, where alpha-Flow's schedule begins and ends;
+      None: 0 and 100.
     warmup: None, "fm" (rows with r = t alone) or "alpha" (alpha-Flow's schedule) for the first
       `warmup_percent` of the run, or `warmup_steps`, before mf or imf.
-    v_weight: of a v-head's own loss.
+    v_weight: of a v-head's own loss (mf, imf, alpha); None: 1.
+
+  Raises:
+    ValueError: a value out of range, or a setting that the method has no use for.
   """
 
   def __init__(
-    self, method: str, *, ratio=0.5, p=None, eps=None, t_dist=None, guidance=None, drop=None,
-    alpha_begin_percent=0.0, alpha_end_percent=100.0, warmup=None, warmup_percent=0.0,
-    warmup_steps=0, v_weight=1.0,
+    self, method: str, *, ratio=None, p=None, eps=None, t_dist=None, guidance=None, drop=None,
+    alpha_begin_percent=None, alpha_end_percent=None, warmup=None, warmup_percent=0.0,
+    warmup_steps=0, v_weight=None,
   ):  # fmt: skip
     where = "config.trainer"
+    for key, value, users in (
+      ("ratio", ratio, METHODS[2:]), ("v_weight", v_weight, METHODS[2:]),
+      ("alpha_begin_percent", alpha_begin_percent, ("alpha",)),
+      ("alpha_end_percent", alpha_end_percent, ("alpha",)),
+    ):  # fmt: skip
+      if value is not None and method in METHODS[1:] and method not in users:
+        raise ValueError(
+          f"{where}.{key}={value!r} is for {', '.join(users)}, not {method}; remove it."
+        )
     for key, value, most in (
       ("ratio", ratio, 1), ("p", p, None), ("eps", eps, None), ("v_weight", v_weight, None),
       ("warmup_percent", warmup_percent, 100), ("warmup_steps", warmup_steps, None),
@@ -68,7 +83,9 @@ class FlowLoss:
       raise ValueError(
         f"{where}: give warmup with one of warmup_percent and warmup_steps > 0, or none of them."
       )
-    self.method, self.ratio, self.v_weight = method, ratio, v_weight
+    self.method = method
+    self.ratio = 0.5 if ratio is None else ratio
+    self.v_weight = 1.0 if v_weight is None else v_weight
     self.p = (0.0 if method == "fm" else 1.0) if p is None else p
     self.eps = (1e-3 if method == "alpha" else 0.01) if eps is None else eps
     self.t_dist = dict(t_dist or {})
@@ -76,7 +93,8 @@ class FlowLoss:
     self.warmup_steps = warmup_steps
     self.alpha = None
     if method == "alpha":
-      self.alpha = alpha_begin_percent / 100, alpha_end_percent / 100
+      begin, end = alpha_begin_percent, alpha_end_percent
+      self.alpha = (begin or 0.0) / 100, (100.0 if end is None else end) / 100
     elif warmup == "alpha":
       self.alpha = 0.0, self.warmup_end or 1.0
     if self.alpha is not None:
@@ -99,6 +117,11 @@ class FlowLoss:
           f"{self.method}." + (" Guide fm when sampling (scale=)." if self.method == "fm" else "")
         )
       kw = {**allowed, **kw}
+      low, high = kw.get("interval", (0.0, 1.0))
+      if not 0 <= low < high <= 1:
+        raise ValueError(
+          f"{where}.guidance.interval: expected 0 <= low < high <= 1, got {low, high}."
+        )
     self.guidance_kw = kw
     self.drop = (0.1 if guidance is not None else 0.0) if drop is None else drop
     if not 0 <= self.drop < 1:
@@ -181,8 +204,9 @@ class FlowLoss:
 
     if not self.scheduled:
       return final()
-    progress = jnp.asarray(step, jnp.float32) / total_steps
-    warm_end = self.warmup_steps / total_steps if self.warmup_steps else self.warmup_end
+    length = max(total_steps, 1)  # a run of no steps only evaluates, at its end
+    progress = jnp.where(total_steps > 0, jnp.asarray(step, jnp.float32) / length, 1.0)
+    warm_end = min(self.warmup_steps / length, 1.0) if self.warmup_steps else self.warmup_end
     if self.warmup == "fm":
       only_equal = lambda: meanflow.meanflow(fn, x, e, t, t, ratio=0.0, **common)
       return jax.lax.cond(progress < warm_end, only_equal, final)
@@ -222,3 +246,22 @@ class FlowLoss:
 def start_noise(prior: str, sigma: float, eps, y):
   """The flow's state at t=1: eps (standard) or y + sigma * eps (shifted), like eps."""
   return eps if prior == "standard" else jax.lax.stop_gradient(y) + sigma * eps
+
+
+def check_evaluations(config, cost: int) -> None:
+  """Raises ValueError if an evaluator of the config asks for evaluations that no step divides.
+
+  Args:
+    config: of the run.
+    cost: network evaluations of a sampler's step.
+  """
+  for name, cfg in (config.get("evals", None) or {}).items():
+    asked = [("nfe", cfg.get("nfe", []))]
+    asked += [(f"variants.{k}", v.get("nfe", [])) for k, v in cfg.get("variants", {}).items()]
+    for key, counts in asked:
+      for n in counts if isinstance(counts, (list, tuple)) else [counts]:
+        if n % cost:
+          raise ValueError(
+            f"config.evals.{name}.{key}={n}: a step of this sampler costs {cost} evaluations; use "
+            f"multiples of {cost}."
+          )

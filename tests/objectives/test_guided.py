@@ -46,9 +46,20 @@ def with_ctx(z, t, h, cond, ctx=None):
 def test_flexible_by_hand():
   z, t, r, v, cond = (at(k) for k in ("z", "t", "r", "v", "cond"))
   ctx = guided.sample_context(KEY, t, r, jnp.zeros(16, bool))
-  got, v_c = guided.flexible(with_ctx, z, t, v, cond, NULL, ctx)
-  np.testing.assert_allclose(v_c, net(z, t, 0 * t, cond) * ctx["w"][:, None], rtol=1e-5)
-  w = jnp.where((t >= ctx["t_min"]) & (t <= ctx["t_max"]), ctx["w"], 1.0)[:, None]
+  intervals = []
+
+  def spy(z, t, h, cond, ctx):
+    assert not np.any(h)
+    intervals.append((ctx["t_min"], ctx["t_max"]))
+    return with_ctx(z, t, h, cond, ctx)
+
+  got, v_c = guided.flexible(spy, z, t, v, cond, NULL, ctx)
+  assert len(intervals) == 2  # at h = 0 the net knows no other interval than the whole
+  assert all(not np.any(low) and np.all(high == 1) for low, high in intervals)
+  inside = (t >= ctx["t_min"]) & (t <= ctx["t_max"])
+  assert inside.any() and not inside.all()
+  w = jnp.where(inside, ctx["w"], 1.0)[:, None]
+  np.testing.assert_allclose(v_c, net(z, t, 0 * t, cond) * w, rtol=1e-5)
   np.testing.assert_allclose(
     got, v + (1 - 1 / w) * (v_c - net(z, t, 0 * t, 0 * cond)), rtol=1e-4, atol=1e-6
   )

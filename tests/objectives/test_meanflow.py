@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_audio.objectives import flow, meanflow
+from big_audio.objectives import alphaflow, flow, meanflow
 from tests.objectives import eight_gaussians
 
 RNG = jax.random.key(0)
@@ -113,6 +113,9 @@ def test_times():
     meanflow.jvp_rows(8, 1.5)
   with pytest.raises(ValueError, match="shards"):
     meanflow.jvp_rows(9, 0.5, 2)
+  for batch, ratio, kind in ((2, 0.5, "< t"), (4, 0.1, "< t"), (8, 0.9, "= t")):
+    with pytest.raises(ValueError, match=f"none are left with r {kind}"):
+      meanflow.jvp_rows(batch, ratio, 2)
 
 
 def test_adaptive_weight_and_split_logs():
@@ -129,6 +132,26 @@ def test_flow_matching_is_the_r_equals_t_case():
   fm, _ = flow.flow_matching(net, x, e, t, cond=cond)
   mf, _ = meanflow.meanflow(net, x, e, t, t, ratio=0.0, cond=cond, p=0)
   np.testing.assert_allclose(fm, mf, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["fm", "mf", "alpha"])
+def test_a_padded_example_costs_what_it_costs_alone(method):
+  """Also where the weight depends on the summed square (p = .5)."""
+  rng = np.random.default_rng(0)
+  x, e = (jnp.asarray(rng.standard_normal((2, 6, 3)), jnp.float32) for _ in range(2))
+  t, r = jnp.array([0.8, 0.6]), jnp.array([0.8, 0.2])
+  fn = lambda z, t, h, c: jnp.sin(z) * (1 + h)[:, None, None]
+
+  def loss(x, e, mask):
+    kw = dict(mask=mask, p=0.5)
+    if method == "fm":
+      return flow.flow_matching(fn, x, e, t, **kw)[0]
+    if method == "mf":
+      return meanflow.meanflow(fn, x, e, t, r, ratio=0.5, **kw)[0]
+    return alphaflow.alphaflow(fn, x, e, t, r, 0.5, ratio=0.5, **kw)[0]
+
+  mask = jnp.arange(6)[None] < jnp.array([[4], [4]])
+  np.testing.assert_allclose(loss(x, e, mask), loss(x[:, :4], e[:, :4], None), rtol=1e-5)
 
 
 def test_masked_frames_do_not_count():

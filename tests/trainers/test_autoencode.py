@@ -17,8 +17,6 @@ def make(arg="", **trainer):
   config = C.load(f"configs/meanflow.py:smoke{arg}")
   with config.unlocked():
     config.trainer.update(trainer)
-    if trainer.get("joint"):
-      config.optimizer.schedule = [[".*", dict(kind="cosine")]]
   config = C.canonical(config)
   return C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
 
@@ -46,16 +44,29 @@ def moved(g, prefix):
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_each_stage_trains_its_own_part(joint):
-  trainer = make(joint=joint)
+  trainer = make(",joint" if joint else "")
   variables = variables_of(trainer)
+  # A refiner as it comes corrects nothing, so nothing would reach what conditions it.
+  shake = lambda w: w + 0.1 * jax.random.normal(jax.random.key(2), w.shape)
+  params = variables["params"]
+  params["refiner"] = jax.tree.map(shake, params["refiner"])
   first, second = grads(trainer, variables, 2), grads(trainer, variables, 6)
   assert moved(first, "codec/") and not moved(first, "refiner/")
   assert moved(second, "refiner/") and moved(second, "codec/") == joint
+  rest = {k: v for k, v in variables.items() if k != "params"}
+
+  def flow_loss(codec):  # of the refiner alone
+    value = loss(trainer, {"params": {**params, "codec": codec}, **rest}, 6)
+    return jnp.mean(value.logs["flow_loss"] + value.logs["sample_loss"])
+
+  reached = trees.flatten(jax.jit(jax.grad(flow_loss))(params["codec"]))
+  assert moved(reached, "enc_in") == moved(reached, "dec_in") == joint
+  assert not moved(reached, "head/")  # y, where the flow begins, is not drawn to it
 
 
 @pytest.mark.parametrize("nfe, sampler", [(3, "consistency"), (2, "midpoint"), (2, "euler")])
 def test_samplers_of_the_refiner(nfe, sampler):
-  trainer = make(sampler=sampler)
+  trainer = make(f",sampler={sampler}")
   variables = variables_of(trainer)
   fn = jax.jit(lambda v: trainer.reconstruct(v, BATCH, jax.random.key(0), nfe=nfe)["wav"])
   assert np.isfinite(fn(variables)).all()
@@ -68,7 +79,7 @@ def test_lower_rates_are_trained_in_both_stages_and_codebooks_stand_still():
     config.models.codec.quantizer = change
     del config.models.prior
     config.trainer.update(quantizer_dropout=1.0, sample_weight=0.0)
-    config.optimizer.ema["skip"] = "discriminator/.*|codec/quant/.*"
+    config.optimizer.ema["skip"] = "discriminator/.*|codec/quant/books_.*"
   config = C.canonical(config)
   trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
   variables = variables_of(trainer)
@@ -130,12 +141,37 @@ def test_adversaries_that_would_never_begin_are_refused():
       make(arg, gan=gan)
 
 
-def test_a_joint_codec_must_not_end():
-  config = C.load("configs/meanflow.py:smoke")
+COSINE = dict(kind="cosine")
+
+
+@pytest.mark.parametrize(
+  "arg, trainer, schedule, words",
+  [
+    ("", dict(joint=True), None, "'codec/\\.\\*' should end at 100 %"),
+    (",joint", dict(joint=False), None, "'codec/\\.\\*' should end at 60 %"),
+    ("", dict(refiner_begin_percent=20.0), None, "'refiner/\\.\\*' should begin at 20 %"),
+    (",gan=codec", dict(gan=dict(begin_percent=10.0)), None, "'disc.* should begin at 10 %"),
+    ("", {}, [["refiner/.*", None], [".*", COSINE]], "'refiner.* got a frozen group"),
+    ("", {}, [["codec/.*", dict(end_percent=60, kind="rsqrt")], [".*", dict(begin_percent=60)]],
+     "'codec/.* should end"),
+    ("", {}, [["codec/.*", None], [".*", dict(begin_steps=18)]], None),
+    ("", {}, [["codec/.*", None], [".*", dict(begin_steps=20)]], "should begin at 60 %"),
+    ("", {}, [["codec/.*", None], [".*", dict(begin_epochs=3)]], None),  # the loop knows
+  ],
+)  # fmt: skip
+def test_the_optimizer_moves_what_the_phase_trains(arg, trainer, schedule, words):
+  config = C.load(f"configs/meanflow.py:smoke{arg}")
   with config.unlocked():
-    config.trainer.joint = True
-  with pytest.raises(ValueError, match="'codec/\\.\\*' is frozen or ends"):
-    C.resolve("trainers", "autoencode").Trainer(C.canonical(config), C.build_models(config))
+    config.trainer.update(trainer)
+    if schedule:
+      config.optimizer.schedule = schedule
+  config = C.canonical(config)
+  build = lambda: C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+  if words is None:
+    build()
+  else:
+    with pytest.raises(ValueError, match=words):
+      build()
 
 
 def test_evaluation_hears_every_row_on_its_own():
@@ -202,7 +238,7 @@ def test_other_quantizers_train(name):
     config.models.codec.quantizer = dict(name=name, **kw[name])
     del config.models.prior
     config.trainer.quantizer_dropout = 0.5 if name == "rvq" else 0.0
-    config.optimizer.ema["skip"] = "codec/quant/.*"
+    config.optimizer.ema["skip"] = "codec/quant/books_.*"
   config = C.canonical(config)
   trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
   variables = variables_of(trainer)
@@ -272,9 +308,14 @@ def test_stats_are_means_and_deviations():
     (dict(refiner_begin_percent=150.0), "at most 99.9"),
     (dict(sampler="heun"), "undefined"),
     (dict(sampler="heunn"), '"heun"'),
-    (dict(method="fm", sampler="u_steps"), "average velocities"),
+    (dict(method="fm", ratio=None, sampler="u_steps"), "average velocities"),
     (dict(soft_share=2.0), "at most 1"),
-    (dict(coded_bits=20), "rate_weight > 0 to begin with"),
+    (dict(coded_bits=20), "rate_weight above 0"),
+    (dict(coded_bits=20, rate_weight=0.06), "at most 0.05"),
+    (dict(scale=3.0), "drop=0 never trains"),
+    (dict(scale=3.0, drop=0.1), "evals.codec.nfe=1: a step of this sampler costs 2"),
+    (dict(sampler="midpoint"), "evals.codec.nfe=1: a step of this sampler costs 2"),
+    (dict(method="fm"), "ratio=0.5 is for mf, imf, alpha, not fm"),
     (dict(guidance=dict(kind="flexible")), '"fixed"'),
   ],
 )

@@ -68,6 +68,9 @@ def test_warm_ups():
   np.testing.assert_allclose(jitted(5)[0], direct("equal"), rtol=1e-4)
   with pytest.raises(ValueError, match="depends on the step"):
     value("imf", None, **fm)
+  for kw in (fm, alpha, dict(warmup="fm", warmup_steps=20)):  # a run that only evaluates
+    got = FlowLoss("imf", **kw)(net, X, E, KEY, cond=COND, step=0, total_steps=0)[0]
+    np.testing.assert_allclose(got, direct("imf"), rtol=1e-5)
 
 
 def test_settings_are_used_and_zero_is_a_value():
@@ -125,6 +128,9 @@ def test_guidance_reaches_target_and_tangent():
     (dict(method="fm", guidance=dict(kind="fixed")), "when sampling"),
     (dict(method="mf", drop=1.0), "drop must lie"),
     (dict(method="alpha", alpha_end_percent=0.0), "begin < end"),
+    (dict(method="mf", alpha_begin_percent=3.0), "is for alpha, not mf"),
+    (dict(method="fm", v_weight=1.0), "v_weight=1.0 is for mf, imf, alpha, not fm"),
+    (dict(method="mf", guidance=dict(kind="fixed", interval=(0.9, 0.1))), "low < high"),
   ],
 )
 def test_errors(args, words):
