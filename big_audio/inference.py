@@ -5,6 +5,7 @@ out = runner.predict("reconstruct", batch, nfe=1)
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -172,31 +173,52 @@ def open_aux(where: str, specs: Mapping[str, str]) -> dict[str, Function]:
   return {name: Function(f"{where}.{name}", spec) for name, spec in specs.items()}
 
 
-def initialise(params: Mapping, init_from, *, where="config.init_from") -> dict:
-  """`params` with subtrees taken from other runs.
+def initialise(state: Mapping, init_from, *, where="config.init_from") -> dict:
+  """`state` with models, and what they need beside their parameters, taken from other runs.
 
   Args:
-    params: the whole tree, {model name: ...}.
-    init_from: list of dict(spec, into, [source, rename, missing, unused, ema]): `into` and `source`
-      are names of models here and there (source defaults to into); see `trees.strict_update`.
+    state: {"params": {model name: ...}, + mutable collections}.
+    init_from: list of dict(spec, into, [source, rename, missing, unused, ema, collections]):
+      `into` and `source` are names of models here and there (source defaults to into); see
+      `trees.strict_update`. `collections` is a regex of leaves outside of the parameters to take
+      too, such as "stats/features/.*|codebook/.*" ("" for none). It must be given where the other
+      run holds any that are here as well: a codec without its own statistics is another one.
 
   Raises:
     ValueError: unknown keys or models, or a difference that no regex excuses.
   """
   for i, item in enumerate(init_from):
-    params = C.call(f"{where}[{i}]", _init_one, params, f"{where}[{i}]", **C.to_dict(item))
-  return params
+    state = C.call(f"{where}[{i}]", _init_one, state, f"{where}[{i}]", **C.to_dict(item))
+  return state
 
 
 def _init_one(
-  params, where, *, spec, into, source=None, rename=(), missing="", unused="", ema=True
-):
+  state, where, *, spec, into, source=None, rename=(), missing="", unused="", ema=True,
+  collections=None,
+):  # fmt: skip
   workdir, step = parse_spec(spec)
-  _, state = checkpoint.load_arrays(workdir, step)
-  theirs = variables(state if ema else {**state, "ema": None})["params"]
+  _, found = checkpoint.load_arrays(workdir, step)
+  theirs = variables(found, ema=ema)
   source = source or into
-  target, given = C.pick(where, params, into), C.pick(f"{where} ({spec})", theirs, source)
+  params = state["params"]
+  target = C.pick(where, params, into)
+  given = C.pick(f"{where} ({spec})", theirs["params"], source)
   filled = trees.strict_update(
     target, given, where=where, rename=rename, missing=missing, unused=unused
   )
-  return {**params, into: filled}
+  rest = lambda tree: trees.flatten({k: v for k, v in tree.items() if k != "params"})
+  here, there = rest(state), rest(theirs)
+  if collections is None:
+    if both := sorted(here.keys() & there.keys()):
+      raise ValueError(
+        f'{where}: beside its parameters, "{spec}" holds {", ".join(both)}. Say what to take, such '
+        f'as collections="{both[0].rpartition("/")[0]}/.*", or collections="" to leave them.'
+      )
+    collections = ""
+  wanted = [k for k in here if collections and re.fullmatch(collections, k)]
+  if collections and not wanted:
+    raise ValueError(f"{where}.collections={collections!r} fits none of {', '.join(sorted(here))}.")
+  pick = lambda tree: trees.unflatten({k: tree[k] for k in wanted if k in tree})
+  taken = trees.strict_update(pick(here), pick(there), where=f"{where}.collections")
+  others = trees.unflatten({**here, **trees.flatten(taken)})
+  return {"params": {**params, into: filled}, **others}

@@ -64,9 +64,11 @@ def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardi
     return step, {**state, "frozen": frozen}
   state = jax.jit(make_state, out_shardings=shardings)(*inputs)
   if config.init_from:
-    whole = inference.initialise(trees.merge(state["params"], state["frozen"]), config.init_from)
+    whole = trees.merge(state["params"], state["frozen"])
+    filled = inference.initialise({"params": whole, **state["vars"]}, config.init_from)
     place = lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
-    params, frozen = trees.split(whole, lambda n: opt.groups[n] != "")
+    params, frozen = trees.split(filled.pop("params"), lambda n: opt.groups[n] != "")
+    state["vars"] = jax.tree.map(place, filled, state["vars"])
     state["params"] = jax.tree.map(place, params, state["params"])
     state["frozen"] = jax.tree.map(place, frozen, state["frozen"])
     if opt.ema:
@@ -227,8 +229,9 @@ def _train(config, workdir, mesh):
     nonlocal checked, last_row, state
     values = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
     skipped, limit = values.get("skipped", 0), config.optimizer.get("max_skipped", 0)
+    left_out = limit and not math.isfinite(values["grad_norm"])  # and counted
     bad = not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]))
-    if skipped > limit or (bad and not skipped):
+    if skipped > limit or (bad and not left_out):
       saver.wait()
       raise FloatingPointError(
         f"The loss or its gradient is not finite between steps {checked + 1} and {step} (loss "

@@ -339,6 +339,12 @@ def audio(a):
     name="autoencode", method=a.method,
     # Of the losses in objectives/spectral.py; one of weight 0 is not computed.
     weights=dict(wave=12.0, mel=1.0, stft=1.0, loudness=2.0, mdct=0.0),
+    # In samples at any rate, as codecs of 24 and 44.1 kHz are trained; loudness takes 20 to 45 ms.
+    losses=dict(
+      mel_windows=[128, 256, 512, 1024, 2048], mels=[16, 32, 64, 80, 80],
+      stft_windows=[128, 256, 512, 1024], mdct_windows=[128, 512, 2048], power=0.3, floor=1e-5,
+      loudness_windows=[256 * 2 ** round(math.log2(a.sr / 8000))], bands=24, excess=2.0,
+    ),
   )  # fmt: skip
   if groups:
     c.trainer.quantizer_dropout = 0.0

@@ -15,6 +15,7 @@ from big_audio.nn import quantize, rvq
 from big_audio.objectives import spectral
 from big_audio.samplers import ode
 from big_audio.tools import report
+from big_audio.trainers import autoencode
 from big_audio.trainers.adversary import Adversary
 from big_audio.trainers.flow_loss import FlowLoss
 
@@ -266,7 +267,18 @@ def settings(*args, part="trainer"):
 
 KINDS = ("net=dit", "method=alpha", "joint")
 # What the config itself decides, and the names of things.
-OWN = {"name", "method", "tokens", "quantizer", "key", "domain", "weights", "sample_weight", "net"}
+OWN = {
+  "name",
+  "method",
+  "tokens",
+  "quantizer",
+  "key",
+  "domain",
+  "weights",
+  "losses",
+  "sample_weight",
+  "net",
+}
 
 
 @pytest.mark.parametrize(
@@ -281,6 +293,8 @@ def test_every_setting_of_a_trainer_is_a_key_with_its_default(trainer, args, abs
   module = C.resolve("trainers", trainer)
   known, found = keywords(module.Trainer._configure, FlowLoss.__init__), settings(*args)
   assert set(known) == set(found) | absent
+  # What None stands for, since a method without use for it refuses any other value.
+  known |= dict(ratio=0.5, v_weight=1.0, alpha_begin_percent=0.0, alpha_end_percent=100.0)
   for key in set(found) - OWN - {"joint", "gan"}:
     assert found[key] == [known[key]] * len(found[key]), key
   # Where a setting means nothing it is no key: a flag for it is an error.
@@ -450,6 +464,25 @@ def test_weights_of_the_losses_are_reached_by_overrides():
   assert set(parts) == set(spectral.TERMS)
   with pytest.raises(ValueError, match='"mdct"'):
     C.load(MEANFLOW, ["trainer.weights.mcdt=1"])
+
+
+@pytest.mark.parametrize("sr, loudness", [(8000, 256), (16000, 512), (24000, 1024), (48000, 2048)])
+def test_windows_of_the_losses(sr, loudness):
+  """Keys hold the defaults of the losses; loudness integrates over tens of ms at any rate."""
+  config = C.load(f"configs/meanflow.py:method=ae,sr={sr}", ["trainer.losses.bands=20"])
+  known = {k: p.default for k, p in inspect.signature(spectral.reconstruction).parameters.items()}
+  own = C.to_dict(config.trainer.losses)
+  assert set(own) == set(autoencode.LOSSES) == set(known) - {
+    "pred", "target", "sr", "weights", "mask"
+  }  # fmt: skip
+  assert own.pop("loudness_windows") == [loudness] and own.pop("bands") == 20
+  assert all(v == (list(known[k]) if isinstance(v, list) else known[k]) for k, v in own.items())
+  trainer = C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
+  assert trainer.losses["bands"] == 20 and trainer.losses["loudness_windows"] == [loudness]
+  with config.unlocked():
+    config.trainer.losses.melz = [3]
+  with pytest.raises(ValueError, match='losses.melz is unknown.*"mels"'):
+    C.resolve("trainers", "autoencode").Trainer(config, C.build_models(config))
 
 
 def test_rvq_has_the_rate_that_is_asked_for():

@@ -266,7 +266,8 @@ def test_skipped_updates_change_nothing(tmp_path, monkeypatch):
 def test_frozen_parameters_and_init_from(tmp_path, whole, capsys):
   schedule = [["net/enc_.*", None], [".*", dict(kind="constant")]]
   optimizer = dict(config().optimizer.to_dict(), schedule=schedule)
-  c = config(optimizer=optimizer, init_from=[dict(spec=str(whole), into="net")], evals={})
+  item = dict(spec=str(whole), into="net", collections="stats/.*")
+  c = config(optimizer=optimizer, init_from=[item], evals={})
   run(c, tmp_path)
   start, end = state_of(whole), state_of(tmp_path)
   name = "params/net/enc_in/kernel"
@@ -290,8 +291,24 @@ def test_init_from_needs_every_name(tmp_path, whole):
     run(c, tmp_path)
 
 
+def test_init_from_must_say_what_it_takes_beside_parameters(whole):
+  state = inference.variables(checkpoint.load_arrays(str(whole), None)[1])
+  other = jax.tree.map(lambda x: x + 1, state)
+  fill = lambda **kw: inference.initialise(other, [dict(spec=str(whole), into="net", **kw)])
+  with pytest.raises(ValueError, match="holds stats/tokens/mean, stats/tokens/std"):
+    fill()
+  with pytest.raises(ValueError, match="'stat/.*' fits none of stats/tokens/mean"):
+    fill(collections="stat/.*")
+  kept, taken = fill(collections=""), fill(collections="stats/.*")
+  same = lambda a, b: jax.tree.all(jax.tree.map(np.array_equal, a, b))
+  assert same(kept["params"], state["params"]) and same(taken, state)
+  assert same(kept["stats"], other["stats"]) and not same(kept["stats"], state["stats"])
+
+
 def test_only_evaluates_with_zero_steps(tmp_path, whole):
-  c = config(total_steps=0, init_from=[dict(spec=str(whole), into="net")])
+  # Statistics of other data would make it another model.
+  item = dict(spec=str(whole), into="net", collections="stats/.*")
+  c = config(total_steps=0, stats_batches=1, init_from=[item])
   row = run(c, tmp_path)
   assert row["step"] == 0
   assert row["val/val/ae_mse"] == pytest.approx(rows(whole)[-1]["val/val/ae_mse"], rel=1e-6)

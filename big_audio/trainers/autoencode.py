@@ -30,14 +30,19 @@ from big_audio.models import frames
 from big_audio.nn.quantize import code_usage
 from big_audio.objectives import flow, meanflow, spectral
 from big_audio.samplers import ode
+from big_audio.trainers import checks
 from big_audio.trainers.adversary import Adversary
-from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, check_evaluations, start_noise
+from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 from big_audio.trainers.rate import MAX_WEIGHT, next_log_weight
 from big_audio.trainers.stats import moments
 
 CODEC_COLLECTIONS = ("codebook",)  # what a quantiser may keep beside its parameters
 AVERAGE_SKIP = "discriminator/.*|codec/quant/books_.*"
+LOSSES = (  # settings of `spectral.reconstruction`, beside its weights
+  "mel_windows", "mels", "stft_windows", "loudness_windows", "mdct_windows", "bands", "floor",
+  "power", "excess",
+)  # fmt: skip
 PHASES = ("codec", "adversarial", "refiner")
 MAX_BOUND = 0.83  # a latent beyond it saturates the quantiser: 2 sigmoid(1.6 * 1.5) - 1
 
@@ -81,41 +86,21 @@ class Trainer:
     if self.dropout and len(self.codec.groups) < 2:
       raise ValueError("config.trainer.quantizer_dropout needs a quantizer of two or more groups.")
     self._check_average(config.optimizer.get("ema", None))
-    self._check_schedule(config)
     if self.flow is not None:
+      self._check_schedule(config)
       guided = 2 if self.scale != 1 else 1
-      check_evaluations(config, guided * ode.STAGES.get(self.sampler, 1))
+      checks.evaluations(config, guided * ode.STAGES.get(self.sampler, 1))
     if self.flow is None and "refiner" in models:
       raise ValueError('config.models.refiner: method="ae" trains no refiner; remove it.')
 
   def _check_schedule(self, config):
     """What the optimizer moves must be what the phase trains, see `phase`."""
-    if self.flow is None:
-      return
-    rules = config.optimizer.get("schedule", None) or [[".*", {}]]
-    total, begin = config.get("total_steps", None), 100 * self.begin
-    parts = {
-      "refiner/x": ("begin", begin),
-      "codec/head/kernel": ("end", 100 if self.joint else begin),
-    }
+    begin = 100 * self.begin
+    edges = {"refiner": ("begin", begin), "codec": ("end", 100 if self.joint else begin)}
     if self._judged("codec"):
-      parts["discriminator/x"] = ("begin", self.gan.begin)
-    for name, (edge, percent) in parts.items():
-      pattern, group = next(r for r in rules if re.fullmatch(r[0], name))
-      part = name.partition("/")[0]
-      if group is None and part == "codec" and not self.joint:
-        continue
-      at = None if group is None else _percent(group, edge, total)
-      stops = group is not None and group.get("kind", "constant") in ("cosine", "linear")
-      needs_stop = edge == "end" and percent < 100
-      if (
-        group is None or (at is not None and abs(at - percent) > 0.01) or (needs_stop and not stops)
-      ):
-        raise ValueError(
-          f"config.optimizer.schedule: {pattern!r} should {edge} at {percent:g} % of the run, "
-          f"where the trainer's {part} does (refiner_begin_percent={begin:g}, joint={self.joint}); "
-          f"got {'a frozen group' if group is None else C.to_dict(group)}."
-        )
+      edges["discriminator"] = ("begin", self.gan.begin)
+    idle = () if self.joint else ("codec",)
+    checks.edges(config, edges, may_be_frozen=idle)
 
   def _check_average(self, ema):
     """What no average may follow: the discriminator, and codebooks that replacements move."""
@@ -132,9 +117,9 @@ class Trainer:
 
   def _configure(
     self, settings, /, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted",
-    sigma=0.5, predict="x", joint=False, refiner_begin_percent=60.0, weights=None, far_weight=0.1,
-    quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, coded_bits=None, gan=None,
-    sample_weight=0.0, sample_share=0.25, sampler=None, scale=1.0,
+    sigma=0.5, predict="x", joint=False, refiner_begin_percent=60.0, weights=None, losses=None,
+    far_weight=0.1, quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, coded_bits=None,
+    gan=None, sample_weight=0.0, sample_share=0.25, sampler=None, scale=1.0,
   ):  # fmt: skip
     for key, value, most in (
       ("quantizer_dropout", quantizer_dropout, 1), ("soft_share", soft_share, 1),
@@ -158,7 +143,13 @@ class Trainer:
       raise ValueError('config.trainer: predict="x" starts at y; use it with prior="shifted".')
     self.method, self.prior, self.sigma, self.predict = method, prior, sigma, predict
     self.far_weight, self.sampler, self.scale = far_weight, sampler, scale
-    self.joint, self.begin, self.weights = joint, refiner_begin_percent / 100, weights
+    self.joint, self.begin = joint, refiner_begin_percent / 100
+    self.losses = C.to_dict(losses or {})
+    for key in self.losses:
+      if key not in LOSSES:
+        raise ValueError(f"config.trainer.losses.{key} is unknown. {C.nearest(key, LOSSES)}")
+    if weights is not None:
+      self.losses["weights"] = C.to_dict(weights)
     self.sample_weight, self.sample_share = sample_weight, sample_share
     self.rate_weight, self.coded_bits = float(rate_weight), coded_bits
     self.gan = None if gan is None else C.call("config.trainer.gan", Adversary, **C.to_dict(gan))
@@ -302,8 +293,7 @@ class Trainer:
     return {**cond, "feats": jnp.zeros_like(cond["feats"])}
 
   def _reconstruction(self, pred, wav, mask):
-    kw = {} if self.weights is None else {"weights": C.to_dict(self.weights)}
-    return spectral.reconstruction(pred, wav, self.codec.sr, mask=mask, **kw)
+    return spectral.reconstruction(pred, wav, self.codec.sr, mask=mask, **self.losses)
 
   # Training
 
@@ -522,13 +512,3 @@ class Trainer:
     per_token = self.codec.bits_per_token(groups) or 32 * self.codec.latent_dim
     codes = codes[..., :groups]
     return {"wav": out, "ae": y, "codes": codes, "code_mask": mask, "bits": tokens * per_token}
-
-
-def _percent(group, edge, total):
-  """Where a group of the schedule begins or ends, in per cent; None where only the loop knows."""
-  if f"{edge}_percent" in group:
-    return group[f"{edge}_percent"]
-  if f"{edge}_steps" in group:
-    return 100 * group[f"{edge}_steps"] / total if total else None
-  given = any(key.startswith(f"{edge}_") for key in group)
-  return None if given else {"begin": 0, "end": 100}[edge]

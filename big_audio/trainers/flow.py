@@ -21,7 +21,8 @@ from big_audio.models import tokens as T
 from big_audio.nn.quantize import FSQ, code_usage
 from big_audio.objectives import flow
 from big_audio.samplers import ode
-from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, check_evaluations, start_noise
+from big_audio.trainers import checks
+from big_audio.trainers.flow_loss import METHODS, PRIORS, FlowLoss, start_noise
 from big_audio.trainers.loss import Loss
 from big_audio.trainers.stats import moments
 
@@ -47,7 +48,7 @@ class Trainer:
     C.call("config.trainer", self._configure, flow, **own)
     self.net = C.pick("config.models", models, self.net_name)
     self._check_net(f"config.models.{self.net_name}")
-    check_evaluations(config, ode.STAGES.get(self.sampler, 1))
+    checks.evaluations(config, ode.STAGES.get(self.sampler, 1))
 
   def _configure(
     self, settings, /, *, name, net="net", key="image", method="imf", tokens="flat",

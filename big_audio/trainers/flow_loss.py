@@ -246,22 +246,3 @@ class FlowLoss:
 def start_noise(prior: str, sigma: float, eps, y):
   """The flow's state at t=1: eps (standard) or y + sigma * eps (shifted), like eps."""
   return eps if prior == "standard" else jax.lax.stop_gradient(y) + sigma * eps
-
-
-def check_evaluations(config, cost: int) -> None:
-  """Raises ValueError if an evaluator of the config asks for evaluations that no step divides.
-
-  Args:
-    config: of the run.
-    cost: network evaluations of a sampler's step.
-  """
-  for name, cfg in (config.get("evals", None) or {}).items():
-    asked = [("nfe", cfg.get("nfe", []))]
-    asked += [(f"variants.{k}", v.get("nfe", [])) for k, v in cfg.get("variants", {}).items()]
-    for key, counts in asked:
-      for n in counts if isinstance(counts, (list, tuple)) else [counts]:
-        if n % cost:
-          raise ValueError(
-            f"config.evals.{name}.{key}={n}: a step of this sampler costs {cost} evaluations; use "
-            f"multiples of {cost}."
-          )

@@ -30,12 +30,6 @@ def weights(loss: Loss, mask) -> Any:
   return w if loss.weight is None else w * loss.weight
 
 
-def mean(values, w) -> Any:
-  """sum(w * values) / sum(w), 0 where no weight is left (and then NaN values do no harm)."""
-  values = jnp.where(w > 0, values, 0.0)
-  return jnp.sum(w * values) / jnp.maximum(jnp.sum(w), 1e-12)
-
-
 def log_means(loss: Loss, mask) -> dict[str, tuple[Any, Any]]:
   """{name: (weighted sum, weight)} of every log, so that micro-batches and batches can be added."""
   ones = jnp.ones_like(loss.value) if mask is None else mask.astype(loss.value.dtype)

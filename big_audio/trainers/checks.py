@@ -1,0 +1,71 @@
+"""Whether other parts of a config fit its trainer: what would go wrong late is said early."""
+
+import re
+from collections.abc import Collection, Mapping
+
+from big_audio import config as C
+
+
+def evaluations(config, cost: int) -> None:
+  """Raises ValueError if an evaluator asks for network evaluations that no step divides.
+
+  Args:
+    config: of the run.
+    cost: network evaluations of a sampler's step.
+  """
+  for name, cfg in (config.get("evals", None) or {}).items():
+    asked = [("nfe", cfg.get("nfe", []))]
+    asked += [(f"variants.{k}", v.get("nfe", [])) for k, v in cfg.get("variants", {}).items()]
+    for key, counts in asked:
+      for n in counts if isinstance(counts, (list, tuple)) else [counts]:
+        if n % cost:
+          raise ValueError(
+            f"config.evals.{name}.{key}={n}: a step of this sampler costs {cost} evaluations; use "
+            f"multiples of {cost}."
+          )
+
+
+def edges(
+  config, parts: Mapping[str, tuple[str, float]], *, may_be_frozen: Collection[str] = ()
+) -> None:
+  """Raises ValueError if the optimizer's schedule begins or ends elsewhere than a trainer's phases.
+
+  A model that is moved where nothing trains it drifts, and one that is not moved does not learn.
+  An end before the run's needs a rate that falls to it. Durations in units that only the loop can
+  convert are not looked at.
+
+  Args:
+    config: of the run.
+    parts: {model: ("begin" or "end", per cent of the run)}.
+    may_be_frozen: models that the schedule may freeze.
+  """
+  rules = config.optimizer.get("schedule", None) or [[".*", {}]]
+  for model, (edge, percent) in parts.items():
+    # Patterns fit whole names; any parameter of the model will do.
+    pattern, group = next(
+      (r for r in rules if re.fullmatch(r[0], f"{model}/x")), (f"{model}/.*", None)
+    )
+    if group is None and model in may_be_frozen:
+      continue
+    at = None if group is None else _percent(group, edge, config.get("total_steps", None))
+    falls = group is not None and group.get("kind", "constant") in ("cosine", "linear")
+    if (
+      group is None
+      or (at is not None and abs(at - percent) > 0.01)
+      or (edge == "end" and percent < 100 and not falls)
+    ):
+      raise ValueError(
+        f"config.optimizer.schedule: {pattern!r} should {edge} at {percent:g} % of the run, as the "
+        f"trainer's {model} does; got {'a frozen group' if group is None else C.to_dict(group)}. "
+        "Set config.trainer and the schedule alike."
+      )
+
+
+def _percent(group, edge, total):
+  """Where a group begins or ends, in per cent of the run; None where only the loop knows."""
+  if f"{edge}_percent" in group:
+    return group[f"{edge}_percent"]
+  if f"{edge}_steps" in group:
+    return 100 * group[f"{edge}_steps"] / total if total else None
+  given = any(key.startswith(f"{edge}_") for key in group)
+  return None if given else {"begin": 0, "end": 100}[edge]
