@@ -10,6 +10,7 @@ ALL = "all"
 # Halves of "train" by another hash: the models that are judged, and the embedder that judges them.
 HALVES = ("codec", "embed")
 _LISTS = (".txt", ".lst")
+_SLICE = re.compile(r"(.*)\[(\d*)(%?):(\d*)(%?)\]")
 
 
 def choose(
@@ -81,6 +82,35 @@ def choose(
       f"{sum(m is None for m in member)}). The first are {', '.join(ids[:3])}."
     )
   return chosen
+
+
+def overlap(a: str | None, b: str | None) -> bool:
+  """Whether two splits of one data set can share recordings, as far as their names tell.
+
+  Args:
+    a, b: names as in `choose`, or of TFDS ("train+test", "train[:80%]"); None: there is no split,
+      so it is the whole.
+  """
+  pieces = lambda s: [p.strip() for p in (ALL if s is None else str(s)).split("+")]
+  return any(_meet(x, y) for x in pieces(a) for y in pieces(b))
+
+
+def _meet(a, b):
+  (a, *of_a), (b, *of_b) = _sliced(a), _sliced(b)
+  if a != b:
+    return ALL in (a, b) or {a, b} in [{"train", half} for half in HALVES]
+  # Slices in per cent and slices in items cannot be compared.
+  percent = {unit for unit, *_ in (of_a, of_b) if unit is not None}
+  return len(percent) > 1 or (of_a[1] < of_b[2] and of_b[1] < of_a[2])
+
+
+def _sliced(name):
+  """(name, whether in per cent or None, begin, end) of "name[begin:end]"."""
+  found = _SLICE.fullmatch(name)
+  if not found:
+    return name.partition("[")[0], None, 0, float("inf")
+  base, begin, mark, end, other = found.groups()
+  return base, bool(mark or other), int(begin or 0), int(end) if end else float("inf")
 
 
 def _kind(rule) -> str:

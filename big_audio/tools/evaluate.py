@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 
 from big_audio import clock
 from big_audio import config as C
+from big_audio.datasets import build, splits
 from big_audio.tools import manifests, runs
 
 FIRST = ("workdir", "step", "evaluator", "type", "split", "row", "nfe", "ema", "dtype")
@@ -47,6 +48,20 @@ def split_of(data: Mapping) -> str:
     data: see `data_sets`.
   """
   return "+".join(dict.fromkeys(str(s.get("split") or "(none)") for s in data_sets(data)))
+
+
+def _split(data):
+  """The split of one data set; None for a source without."""
+  if data.get("split") is not None or "source" not in data:
+    return data.get("split")
+  return build.default_split(data["source"])
+
+
+def _place(data):
+  """What tells the recordings of one data set from those of others, whatever is made of them."""
+  how = ("pp", "weight", "split", "splits", "group", "sr", "channels", "min_secs", "max_secs",
+         "pattern", "label", "rename")  # fmt: skip
+  return {k: v for k, v in data.items() if k not in how}
 
 
 def _with_split(data, split):
@@ -174,10 +189,13 @@ class Evaluation:
 
   def trained_on(self, name: str) -> bool:
     """Whether an evaluator's data holds data that the run was trained on, as far as names tell."""
-    bare = lambda s: {k: v for k, v in s.items() if k not in ("pp", "weight")}
-    seen = [bare(s) for s in data_sets(C.to_dict(self.runner.config.input.data))]
-    mine = data_sets(self.configs[name]["data"])
-    return any(s.get("split") == "train" or bare(s) in seen for s in mine)
+    seen = data_sets(C.to_dict(self.runner.config.input.data))
+    return any(
+      split.partition("[")[0] == "train"
+      or any(_place(s) == _place(m) and splits.overlap(split, _split(s)) for s in seen)
+      for m in data_sets(self.configs[name]["data"])
+      for split in [_split(m) or splits.ALL]
+    )
 
   def facts(self, name: str) -> dict:
     """The columns that all rows of an evaluator share."""
@@ -294,8 +312,9 @@ def evaluate(specs, out, *, all_steps=False, again=False, **kw) -> int:
     row = dict(workdir=workdir, step=step, evaluator=name, settings=runs.settings(workdir))
     rows.append({**row, "error": error, "values": {}})
 
+  mine = {w for w, _ in todo}
+  rows = [r for r in rows if not (r.get("error") and r["workdir"] in mine)]  # tried again now
   for i, (workdir, step) in enumerate(todo, 1):
-    rows = [r for r in rows if not (r.get("error") and r["workdir"] == workdir)]
     try:
       run = Evaluation(workdir, step, scratch=f"{out}_files", **kw)
     except Exception as e:  # one run must not end the others; it is in the table

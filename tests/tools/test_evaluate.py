@@ -117,10 +117,45 @@ def test_nested_data_sets(root, tmp_path, capsys):
   status, rows = run(tmp_path / "y", copy, "--split=test")
   assert status == 0 and rows[0]["split"] == "test"
   assert "TRAINED on" not in capsys.readouterr().err
+
+
+def test_data_that_a_run_was_trained_on():
+  test = dict(source="digits", split="test")
+  own = dict(source="audio_dir", dir="d", sr=8000, pp="x", splits={"train": "a", "test": "b"})
+  clip = dict(source="audio_dir", dir="d", pp="y")
+  tfds = dict(source="tfds", builder_dir="d")
+
+  def told(trained, *data):
+    config = SimpleNamespace(input=SimpleNamespace(data=trained))
+    data = {str(i): s for i, s in enumerate(data)}
+    run_ = SimpleNamespace(
+      runner=SimpleNamespace(config=config), configs=dict(x=dict(data=data))
+    )
+    return evaluate.Evaluation.trained_on(run_, "x")
+
+  train = dict(own, split="train")
+  for split in ("train", "all", "codec", "embed"):
+    assert told(train, test, dict(clip, split=split)), split
+  assert told(train, clip), "train is what audio_dir takes by itself"
+  assert told(dict(own), dict(clip, split="train"))
+  assert told(dict(own, split="codec"), clip) and not told(
+    dict(own, split="codec"), dict(clip, split="embed")
+  )
+  assert not told(train, dict(clip, split="test"), test)
+  assert not told(train, dict(clip, dir="other", split="all")), "of another folder"
+  assert told(dict(own, split="all"), dict(clip, split="test"))
+  lines = dict(source="jsonl", file="l")
+  assert told(lines, lines) and not told(lines, dict(lines, file="m"))
+  shards = dict(source="arrayrecord", files="d/{split}-*")
+  assert told(dict(shards, split="train"), dict(shards, split="train", pp="z"))
+  assert told(dict(tfds, split="train"), dict(tfds, split="train[:10%]"))
+  assert not told(dict(tfds, split="train"), dict(tfds, split="test[:10%]"))
+  nested = dict(a=dict(tfds, split="train"), b=lines)
+  assert told(nested, lines) and not told(nested, test)
   config = C.load("configs/meanflow.py:data=digits,smoke,classifier=x")
   run_ = SimpleNamespace(runner=SimpleNamespace(config=config), configs=dict(
-    mine=dict(data=dict(a=sets["test"], b=dict(source="digits", split="codec"))),
-    other=dict(data=dict(a=sets["test"], b=dict(source="digits", split="embed"))),
+    mine=dict(data=dict(a=test, b=dict(source="digits", split="codec"))),
+    other=dict(data=dict(a=test, b=dict(source="digits", split="embed"))),
   ))  # fmt: skip
   assert evaluate.Evaluation.trained_on(run_, "mine")
   assert not evaluate.Evaluation.trained_on(run_, "other")
@@ -135,6 +170,14 @@ def test_folders_steps_and_a_run_that_cannot_be_read(root, tmp_path):
   assert bad["workdir"].endswith("broken") and "holds no checkpoints" in bad["error"]
   with open(tmp_path / "x.csv") as f:
     assert "holds no checkpoints" in next(r["error"] for r in csv.DictReader(f))
+  # Of every step, an error stays: one step's does not take another's place.
+  argv = [root, "--all-steps", "--config.evals.val.batch_size=16", "--config.evals.val.limit=-1"]
+  status, failed = run(tmp_path / "f", *argv)
+  assert status == 1
+  assert [r["step"] for r in failed if not r["workdir"].endswith("broken")] == [2, 4]
+  assert all(r["error"] for r in failed) and len(failed) == 3
+  status, failed = run(tmp_path / "f", *argv)
+  assert status == 1 and len(failed) == 3
   # The failure is tried again, and is not listed twice.
   status, again = run(tmp_path / "x", root, "--all-steps", "--config.evals.val.batch_size=16")
   assert status == 1 and len(again) == len(rows)
