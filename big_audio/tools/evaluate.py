@@ -5,7 +5,8 @@
 
 RUNS are workdirs (their latest checkpoint), workdir:step, or folders of workdirs such as that of a
 sweep. The evaluators are those of each run's own config; those that write samples run only if named
-by --only. Settings of the config are changed by --config.evals.distance.limit=64 and the like.
+by --only, and a run that has none of the named ones is left out. Settings of the config are changed
+by --config.evals.distance.limit=64 and the like.
 
 OUT.json and OUT.csv grow with every evaluator, and what they hold is not computed again, unless the
 checkpoint (or that of a run that judges it) holds other numbers than it did. Which splits of the
@@ -165,7 +166,9 @@ class Evaluation:
       C.pick("--only", config.evals, name)
     wanted = only or [n for n, c in config.evals.items() if c.type != "samples"]
     self.configs = {n: changed(n, config.evals[n], nfe=nfe, split=split) for n in wanted}
-    self._scratch = os.path.join(scratch, os.path.basename(os.path.normpath(workdir)))
+    folder, base = os.path.split(os.path.abspath(workdir))
+    digest = hashlib.sha256(folder.encode()).hexdigest()[:6]  # runs share names in other folders
+    self._scratch = os.path.join(scratch, f"{base}-{digest}")
     self.workdir = workdir
 
   def key(self, name: str) -> str:
@@ -287,14 +290,32 @@ def _steps(workdir, step, every):
   return sorted(int(n) for n in os.listdir(folder) if n.isdigit()) or [None]
 
 
-def evaluate(specs, out, *, all_steps=False, again=False, **kw) -> int:
+def _only(only, workdirs):
+  """{workdir: those of the names `only` that its config has}; all of them if that cannot be read.
+
+  Raises:
+    ValueError: a name that no run has.
+  """
+  there = {w: runs.value(w, "config.evals") for w in workdirs}
+  found = {w: tuple(n for n in only if e is None or n in e) for w, e in there.items()}
+  for name in only:
+    if not any(name in mine for mine in found.values()):
+      C.pick("--only", dict.fromkeys(n for e in there.values() for n in e or ()), name)
+  return found
+
+
+def evaluate(specs, out, *, all_steps=False, again=False, only=(), **kw) -> int:
   """Evaluates runs into OUT.json and OUT.csv; returns how many runs or evaluators failed.
 
   Args:
     specs: see `runs.expand`.
     out: path without suffix.
     all_steps: every checkpoint; again: also what is there already.
+    only: names of evaluators; a run that has none of them is left out.
     **kw: of `Evaluation`.
+
+  Raises:
+    ValueError: specs that are no runs, or a name in `only` that no run has.
   """
   os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
   rows = read(f"{out}.json")
@@ -312,11 +333,16 @@ def evaluate(specs, out, *, all_steps=False, again=False, **kw) -> int:
     row = dict(workdir=workdir, step=step, evaluator=name, settings=runs.settings(workdir))
     rows.append({**row, "error": error, "values": {}})
 
-  mine = {w for w, _ in todo}
+  mine = _only(only, dict.fromkeys(w for w, _ in todo))
+  for workdir, names in mine.items():
+    if len(names) < len(only):
+      lacks = ", ".join(n for n in only if n not in names)
+      progress.message(f"{workdir}: has no evaluator {lacks}")
+  todo = [(w, s) for w, s in todo if mine[w] or not only]
   rows = [r for r in rows if not (r.get("error") and r["workdir"] in mine)]  # tried again now
   for i, (workdir, step) in enumerate(todo, 1):
     try:
-      run = Evaluation(workdir, step, scratch=f"{out}_files", **kw)
+      run = Evaluation(workdir, step, scratch=f"{out}_files", only=mine[workdir], **kw)
     except Exception as e:  # one run must not end the others; it is in the table
       note(workdir, step, "", e)
       write(out, rows)

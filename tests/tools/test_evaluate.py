@@ -128,9 +128,7 @@ def test_data_that_a_run_was_trained_on():
   def told(trained, *data):
     config = SimpleNamespace(input=SimpleNamespace(data=trained))
     data = {str(i): s for i, s in enumerate(data)}
-    run_ = SimpleNamespace(
-      runner=SimpleNamespace(config=config), configs=dict(x=dict(data=data))
-    )
+    run_ = SimpleNamespace(runner=SimpleNamespace(config=config), configs=dict(x=dict(data=data)))
     return evaluate.Evaluation.trained_on(run_, "x")
 
   train = dict(own, split="train")
@@ -186,8 +184,28 @@ def test_folders_steps_and_a_run_that_cannot_be_read(root, tmp_path):
 def test_samples_go_beside_the_table_and_only_if_named(root, tmp_path):
   status, rows = run(tmp_path / "x", f"{root}/method=ae:2", "--only", "samples")
   assert status == 0 and rows == [], "images have no numbers"
-  assert (tmp_path / "x_files/method=ae/samples/2/images.png").is_file()
+  (first,) = (tmp_path / "x_files").glob("method=ae-*/samples/2/images.png")
   assert not (root / "method=ae/samples/2").exists()
+  # A run of the same name in another folder has files of its own.
+  shutil.copytree(root / "method=ae", tmp_path / "other/method=ae")
+  first.write_bytes(b"first")
+  assert run(tmp_path / "x", f"{tmp_path}/other/method=ae:2", "--only", "samples")[0] == 0
+  assert len(list((tmp_path / "x_files").glob("*/samples/2/images.png"))) == 2
+  assert first.read_bytes() == b"first"
+
+
+def test_runs_without_the_named_evaluator_are_left_out(root, tmp_path, capsys):
+  copy = copy_of(root, tmp_path / "r/has")
+  config = json.loads((copy / "config.json").read_text())
+  config["evals"]["more"] = config["evals"]["val"]
+  (copy / "config.json").write_text(json.dumps(config))
+  status, rows = run(tmp_path / "x", root / "method=ae", copy, "--only", "more")
+  assert status == 0 and [r["workdir"] for r in rows] == [str(copy)]
+  assert "method=ae: has no evaluator more" in capsys.readouterr().err
+  status, rows = run(tmp_path / "y", root / "method=ae", copy, "--only", "more", "val")
+  assert status == 0 and [r["evaluator"] for r in rows] == ["val", "more", "val"]
+  assert run(tmp_path / "z", root / "method=ae", copy, "--only", "mor")[0] == 2
+  assert 'Did you mean "more"' in capsys.readouterr().err
 
 
 def test_errors(root, tmp_path, capsys):

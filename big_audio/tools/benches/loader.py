@@ -45,7 +45,8 @@ def run(rounds: int = 5, *, crops: int = 1600) -> list[dict]:
     crops: in each turn.
 
   Returns:
-    rows of group, name, value and unit: crops/s, and each setting's share of the plain rate in percent.
+    rows of group, name, value and unit: crops/s, and each setting's share of the plain rate in
+    percent.
   """
   rows = []
   with tempfile.TemporaryDirectory() as folder:
