@@ -64,6 +64,12 @@ def test_lists(tmp_path):
   (tmp_path / "test.txt").write_text("a/kim_1\n")
   with pytest.raises(ValueError, match=r'"a/kim_1" is in (train and test|test and train)'):
     pick("test", rules, **kw)
+  (tmp_path / "test.txt").write_text("a/two\n")
+  two = [*IDS, "a/two.flac", "a/two.wav"]
+  with pytest.raises(ValueError, match=r'"a/two" can be a/two.flac or a/two.wav. Write the suffix'):
+    pick("test", rules, ids=two, **kw)
+  (tmp_path / "test.txt").write_text("a/two.flac\n")
+  assert pick("test", rules, ids=two, **kw) == {"a/two.flac"}
   with pytest.raises(ValueError, match="cannot read the list"):
     pick("train", {"train": "absent.txt"}, folder=tmp_path)
 
