@@ -339,7 +339,8 @@ def evaluate(specs, out, *, all_steps=False, again=False, only=(), **kw) -> int:
       lacks = ", ".join(n for n in only if n not in names)
       progress.message(f"{workdir}: has no evaluator {lacks}")
   todo = [(w, s) for w, s in todo if mine[w] or not only]
-  rows = [r for r in rows if not (r.get("error") and r["workdir"] in mine)]  # tried again now
+  tried = {w for w, _ in todo}  # what failed there is tried again
+  rows = [r for r in rows if not (r.get("error") and r["workdir"] in tried)]
   for i, (workdir, step) in enumerate(todo, 1):
     try:
       run = Evaluation(workdir, step, scratch=f"{out}_files", only=mine[workdir], **kw)
@@ -348,10 +349,10 @@ def evaluate(specs, out, *, all_steps=False, again=False, only=(), **kw) -> int:
       write(out, rows)
       continue
     for name in run.configs:
-      if run.trained_on(name) and (workdir, name) not in told:
-        told.add((workdir, name))
-        progress.message(f"{workdir} {name}: evaluated on data that it was TRAINED on")
       try:
+        if run.trained_on(name) and (workdir, name) not in told:
+          told.add((workdir, name))
+          progress.message(f"{workdir} {name}: evaluated on data that it was TRAINED on")
         facts = run.facts(name)
         old = [r for r in rows if r.get("key") == facts["key"]]
         if not again and any(r.get("checkpoint") == facts["checkpoint"] for r in old):
