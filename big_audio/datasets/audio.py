@@ -137,7 +137,7 @@ def probe(path) -> tuple[int, int, int]:
 
     return audio_av.probe(path)
   try:
-    info = soundfile.info(io.BytesIO(path) if isinstance(path, bytes) else path)
+    info = soundfile.info(_openable(path))
   except (soundfile.LibsndfileError, OSError, TypeError) as e:
     raise DecodeError(_reason(e)) from e
   return info.samplerate, info.frames, info.channels
@@ -149,7 +149,7 @@ def _read(path, name, start, n, sr) -> np.ndarray:
 
     return audio_av.read(path, name, start, n)
   try:
-    with soundfile.SoundFile(io.BytesIO(path) if isinstance(path, bytes) else path) as f:
+    with soundfile.SoundFile(_openable(path)) as f:
       if f.samplerate != sr:
         raise DecodeError(f'"{name}": {f.samplerate} Hz, {sr} Hz when it was indexed.')
       if start:
@@ -164,6 +164,11 @@ def _read(path, name, start, n, sr) -> np.ndarray:
   if not integers and not math.isfinite(float(wav.sum())):
     raise DecodeError(f'"{name}": samples are NaN or infinite.')
   return wav
+
+
+def _openable(path):
+  """Bytes as a file; a name in the system's bytes, since it need not be UTF-8."""
+  return io.BytesIO(path) if isinstance(path, bytes) else os.fsencode(path)
 
 
 def _is_av(path) -> bool:

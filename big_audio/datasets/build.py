@@ -44,6 +44,12 @@ def build(source: str, where: str = "source", /, **kwargs) -> DataSource:
   return built
 
 
+def default_split(source: str) -> str | None:
+  """The split of a source where its config names none; None where it has no splits."""
+  found = inspect.signature(_module(source, "source").Source).parameters.get("split")
+  return None if found is None or found.default is inspect.Parameter.empty else found.default
+
+
 def _module(source: str, where: str):
   name = source if source.startswith("proj.") else f"big_audio.datasets.{source}"
   try:

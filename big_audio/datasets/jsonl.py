@@ -73,14 +73,15 @@ class Source:
     except DecodeError as e:
       raise ValueError(f'{where}: cannot read "{path}": {e}') from e
     sr, frames, channels = headers[path]
-    start = round(line.get("start", 0) * sr)
+    start = round((line.get("start") or 0) * sr)
     count = frames - start if line.get("secs") is None else round(line["secs"] * sr)
     if start < 0 or count <= 0 or start + count > frames:
       raise ValueError(
         f'{where}: segment of {count / sr:.2f} s at {start / sr:.2f} s is outside of "{path}", '
         f"which has {frames / sr:.2f} s."
       )
-    name = str(line.get("id", line["path"] + (f"@{line['start']}" if "start" in line else "")))
+    at = "" if line.get("start") is None else f"@{line['start']}"
+    name = str(line.get("id", line["path"] + at))
     file = AudioFile(path, sr, count, channels, start=start, name=name)
     return file, {k: v for k, v in line.items() if k not in _OWN}
 
@@ -114,7 +115,7 @@ def _lines(path, where):
   except (OSError, UnicodeDecodeError) as e:
     raise ValueError(f"{where}: cannot be read: {e}") from e
   out = []
-  for number, raw in enumerate(text.splitlines(), 1):
+  for number, raw in enumerate(text.split("\n"), 1):
     if not raw.strip():
       continue
     try:
@@ -126,7 +127,8 @@ def _lines(path, where):
       hint = f' Did "{near[0]}" mean to be it?' if near else ""
       raise ValueError(f'{where}, line {number}: expected an object with "path".{hint}')
     for key in ("start", "secs"):
-      if not isinstance(line.get(key, 0), (int, float, type(None))):
+      value = 0 if line.get(key) is None else line[key]
+      if not isinstance(value, (int, float)) or not abs(value) < 1e9:
         raise ValueError(f"{where}, line {number}: {key} must be seconds, got {line[key]!r}.")
     out.append((number, line))
   if not out:

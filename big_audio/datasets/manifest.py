@@ -100,7 +100,7 @@ def _probe_all(folder, paths, keys, threads):
 def _homes(folder: Path) -> list[Path]:
   """Where the manifest may lie, best first."""
   cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "big_audio"
-  digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+  digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
   away = cache / f"manifest-{folder.name}-{digest}.json"
   # The mode too: root may write anywhere, also where the owner has said no.
   writable = os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222
@@ -118,7 +118,8 @@ def _load(home: Path) -> dict[str, list]:
 
 
 def _save(homes: list[Path], rows: dict[str, list]) -> None:
-  text = json.dumps({"version": _VERSION, "files": rows}, ensure_ascii=False)
+  # In ASCII: names of files need not be UTF-8.
+  text = json.dumps({"version": _VERSION, "files": rows})
   failed = None
   for home in homes:
     try:

@@ -69,7 +69,7 @@ def decode(record: bytes) -> dict[str, Any]:
     header = json.loads(record[8:end])
     data = memoryview(record)[end:]
     return {key: _value(v, data) for key, v in header.items()}
-  except (ValueError, TypeError, AttributeError, KeyError) as e:
+  except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as e:
     raise DecodeError(f"damaged record: {e}") from e
 
 

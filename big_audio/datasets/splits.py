@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ ALL = "all"
 # Halves of "train" by another hash: the models that are judged, and the embedder that judges them.
 HALVES = ("codec", "embed")
 _LISTS = (".txt", ".lst")
+_SLICE = re.compile(r"(.*)\[(\d*)(%?):(\d*)(%?)\]")
 
 
 def choose(
@@ -83,6 +85,35 @@ def choose(
   return chosen
 
 
+def overlap(a: str | None, b: str | None) -> bool:
+  """Whether two splits of one data set can share recordings, as far as their names tell.
+
+  Args:
+    a, b: names as in `choose`, or of TFDS ("train+test", "train[:80%]"); None: there is no split,
+      so it is the whole.
+  """
+  pieces = lambda s: [p.strip() for p in (ALL if s is None else str(s)).split("+")]
+  return any(_meet(x, y) for x in pieces(a) for y in pieces(b))
+
+
+def _meet(a, b):
+  (a, *of_a), (b, *of_b) = _sliced(a), _sliced(b)
+  if a != b:
+    return ALL in (a, b) or {a, b} in [{"train", half} for half in HALVES]
+  # Slices in per cent and slices in items cannot be compared.
+  percent = {unit for unit, *_ in (of_a, of_b) if unit is not None}
+  return len(percent) > 1 or (of_a[1] < of_b[2] and of_b[1] < of_a[2])
+
+
+def _sliced(name):
+  """(name, whether in per cent or None, begin, end) of "name[begin:end]"."""
+  found = _SLICE.fullmatch(name)
+  if not found:
+    return name.partition("[")[0], None, 0, float("inf")
+  base, begin, mark, end, other = found.groups()
+  return base, bool(mark or other), int(begin or 0), int(end) if end else float("inf")
+
+
 def _kind(rule) -> str:
   if isinstance(rule, (int, float)) and not isinstance(rule, bool):
     return "fractions"
@@ -120,7 +151,7 @@ def _at(splits, u):
 
 
 def _uniform(text: str) -> float:
-  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  digest = hashlib.blake2b(os.fsencode(text), digest_size=8).digest()
   return int.from_bytes(digest, "little") / 2**64
 
 
@@ -138,29 +169,36 @@ def _by_regex(ids, splits, where):
 
 
 def _by_list(ids, splits, folder, where, known):
-  position = {}
+  position, stems = {}, {}  # of an id that is there several times, as segments are, all positions
   for n, i in enumerate(ids):
-    position[i] = position[_stem(i)] = n
+    position.setdefault(i, []).append(n)
+    stems.setdefault(_stem(i), set()).add(i)
   elsewhere = {form for i in known for form in (i, _stem(i))}
   member = [None] * len(ids)
   for split, file in splits.items():
     path = Path(folder, file)
     try:
-      names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except OSError as e:
+      names = [
+        line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()
+      ]
+    except (OSError, UnicodeDecodeError) as e:
       raise ValueError(f'{where}: cannot read the list of split "{split}": {e}') from e
-    missing = [n for n in names if n not in position and n not in elsewhere]
+    missing = [n for n in names if not any(n in d for d in (position, stems, elsewhere))]
     if missing:
       raise ValueError(
         f'{where}: {path} names {len(missing)} unknown recordings: "{missing[0]}"... '
         f'Expected paths like "{ids[0] if ids else "a/b.wav"}".'
       )
     for n in names:
-      if n not in position:
-        continue
-      if member[position[n]] not in (None, split):
-        raise ValueError(f'{where}: "{n}" is in {member[position[n]]} and {split}.')
-      member[position[n]] = split
+      found = {n} if n in position else stems.get(n, set())
+      if len(found) > 1:
+        raise ValueError(
+          f'{where}: {path}: "{n}" can be {" or ".join(sorted(found))}. Write the suffix.'
+        )
+      for at in [at for i in found for at in position[i]]:
+        if member[at] not in (None, split):
+          raise ValueError(f'{where}: "{n}" is in {member[at]} and {split}.')
+        member[at] = split
   return member
 
 

@@ -85,7 +85,10 @@ def visqol_audio(reference: np.ndarray, estimate: np.ndarray, sr: int) -> float:
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
   f.__name__: f for f in (pesq_nb, pesq_wb, stoi, estoi, visqol_speech, visqol_audio)
 }
-_PACKAGES = {"pesq": ("pesq",), "stoi": ("pystoi",), "visqol": ("visqol", "ai_edge_litert")}
+_PACKAGES = {
+  "pesq_nb": ("pesq",), "pesq_wb": ("pesq",), "stoi": ("pystoi",), "estoi": ("pystoi",),
+  "visqol_speech": ("visqol", "ai_edge_litert"), "visqol_audio": ("visqol",),
+}  # fmt: skip
 
 
 class Scores:
@@ -137,7 +140,7 @@ class Scores:
 def available(name: str) -> bool:
   """Whether the packages of a measure are installed."""
   try:
-    for package in _PACKAGES[name.partition("_")[0].removeprefix("e")]:
+    for package in _PACKAGES[name]:
       _load(package)
   except MissingPackage:
     return False

@@ -1,7 +1,8 @@
 """Runs one benchmark: python -m big_audio.tools.bench NAME [--rounds=N] [--json=FILE].
 
 A benchmark is a module of `big_audio/tools/benches/` with `run(rounds) -> rows`, where rows come
-from `timing.interleaved` (columns may be added). Without NAME it lists them.
+from `timing.interleaved` or are what `timing.table` takes (columns may be added). Without NAME it
+lists them.
 """
 
 import importlib

@@ -8,7 +8,8 @@ Needs the extra `download`, and ffmpeg for mp3 (`--format native` does without).
 
   audio/<id>.mp3   complete recordings; unfinished ones lie in .parts/ and are continued
   manifest.jsonl   a line each: id, title, author, url, licence, secs, sha256, bytes, path, error
-  archive.txt      what is done, in yt-dlp's format; remove a line to fetch that recording again
+  archive.txt      what is done, in yt-dlp's format; remove a recording's line
+                   and its file to fetch it again
   list.jsonl       the list as the hub gave it; --refresh fetches it anew
 
 The same command goes on where an earlier one ended, and tries failures again. Recordings above the
@@ -115,13 +116,17 @@ def entries(rows) -> Iterator[dict]:
 
 
 def read_list(output: pathlib.Path, repo: str, endpoint: str | None, refresh: bool) -> list[dict]:
-  """The entries of the list: from output/list.jsonl, or fetched from the hub and kept there."""
+  """The entries of the list: from output/list.jsonl, or fetched from the hub and kept there.
+
+  Raises:
+    ValueError: the list cannot be fetched, or has a row that names no recording.
+  """
   path = output / "list.jsonl"
   if refresh or not path.is_file():
     columns = {c for names in COLUMNS.values() for c in names}
     rows = hub.read_split(repo, "train", columns, output / ".hub", endpoint)
     manifests.write(path, list(entries(rows)))
-  return manifests.read(path)
+  return list(entries(manifests.read(path)))  # it may be hand-made
 
 
 class Downloader:

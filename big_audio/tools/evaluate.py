@@ -5,7 +5,8 @@
 
 RUNS are workdirs (their latest checkpoint), workdir:step, or folders of workdirs such as that of a
 sweep. The evaluators are those of each run's own config; those that write samples run only if named
-by --only. Settings of the config are changed by --config.evals.distance.limit=64 and the like.
+by --only, and a run that has none of the named ones is left out. Settings of the config are changed
+by --config.evals.distance.limit=64 and the like.
 
 OUT.json and OUT.csv grow with every evaluator, and what they hold is not computed again, unless the
 checkpoint (or that of a run that judges it) holds other numbers than it did. Which splits of the
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Mapping
 
 from big_audio import clock
 from big_audio import config as C
+from big_audio.datasets import build, splits
 from big_audio.tools import manifests, runs
 
 FIRST = ("workdir", "step", "evaluator", "type", "split", "row", "nfe", "ema", "dtype")
@@ -47,6 +49,20 @@ def split_of(data: Mapping) -> str:
     data: see `data_sets`.
   """
   return "+".join(dict.fromkeys(str(s.get("split") or "(none)") for s in data_sets(data)))
+
+
+def _split(data):
+  """The split of one data set; None for a source without."""
+  if data.get("split") is not None or "source" not in data:
+    return data.get("split")
+  return build.default_split(data["source"])
+
+
+def _place(data):
+  """What tells the recordings of one data set from those of others, whatever is made of them."""
+  how = ("pp", "weight", "split", "splits", "group", "sr", "channels", "min_secs", "max_secs",
+         "pattern", "label", "rename")  # fmt: skip
+  return {k: v for k, v in data.items() if k not in how}
 
 
 def _with_split(data, split):
@@ -150,7 +166,9 @@ class Evaluation:
       C.pick("--only", config.evals, name)
     wanted = only or [n for n, c in config.evals.items() if c.type != "samples"]
     self.configs = {n: changed(n, config.evals[n], nfe=nfe, split=split) for n in wanted}
-    self._scratch = os.path.join(scratch, os.path.basename(os.path.normpath(workdir)))
+    folder, base = os.path.split(os.path.abspath(workdir))
+    digest = hashlib.sha256(folder.encode()).hexdigest()[:6]  # runs share names in other folders
+    self._scratch = os.path.join(scratch, f"{base}-{digest}")
     self.workdir = workdir
 
   def key(self, name: str) -> str:
@@ -174,10 +192,13 @@ class Evaluation:
 
   def trained_on(self, name: str) -> bool:
     """Whether an evaluator's data holds data that the run was trained on, as far as names tell."""
-    bare = lambda s: {k: v for k, v in s.items() if k not in ("pp", "weight")}
-    seen = [bare(s) for s in data_sets(C.to_dict(self.runner.config.input.data))]
-    mine = data_sets(self.configs[name]["data"])
-    return any(s.get("split") == "train" or bare(s) in seen for s in mine)
+    seen = data_sets(C.to_dict(self.runner.config.input.data))
+    return any(
+      split.partition("[")[0] == "train"
+      or any(_place(s) == _place(m) and splits.overlap(split, _split(s)) for s in seen)
+      for m in data_sets(self.configs[name]["data"])
+      for split in [_split(m) or splits.ALL]
+    )
 
   def facts(self, name: str) -> dict:
     """The columns that all rows of an evaluator share."""
@@ -269,14 +290,32 @@ def _steps(workdir, step, every):
   return sorted(int(n) for n in os.listdir(folder) if n.isdigit()) or [None]
 
 
-def evaluate(specs, out, *, all_steps=False, again=False, **kw) -> int:
+def _only(only, workdirs):
+  """{workdir: those of the names `only` that its config has}; all of them if that cannot be read.
+
+  Raises:
+    ValueError: a name that no run has.
+  """
+  there = {w: runs.value(w, "config.evals") for w in workdirs}
+  found = {w: tuple(n for n in only if e is None or n in e) for w, e in there.items()}
+  for name in only:
+    if not any(name in mine for mine in found.values()):
+      C.pick("--only", dict.fromkeys(n for e in there.values() for n in e or ()), name)
+  return found
+
+
+def evaluate(specs, out, *, all_steps=False, again=False, only=(), **kw) -> int:
   """Evaluates runs into OUT.json and OUT.csv; returns how many runs or evaluators failed.
 
   Args:
     specs: see `runs.expand`.
     out: path without suffix.
     all_steps: every checkpoint; again: also what is there already.
+    only: names of evaluators; a run that has none of them is left out.
     **kw: of `Evaluation`.
+
+  Raises:
+    ValueError: specs that are no runs, or a name in `only` that no run has.
   """
   os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
   rows = read(f"{out}.json")
@@ -294,19 +333,26 @@ def evaluate(specs, out, *, all_steps=False, again=False, **kw) -> int:
     row = dict(workdir=workdir, step=step, evaluator=name, settings=runs.settings(workdir))
     rows.append({**row, "error": error, "values": {}})
 
+  mine = _only(only, dict.fromkeys(w for w, _ in todo))
+  for workdir, names in mine.items():
+    if len(names) < len(only):
+      lacks = ", ".join(n for n in only if n not in names)
+      progress.message(f"{workdir}: has no evaluator {lacks}")
+  todo = [(w, s) for w, s in todo if mine[w] or not only]
+  tried = {w for w, _ in todo}  # what failed there is tried again
+  rows = [r for r in rows if not (r.get("error") and r["workdir"] in tried)]
   for i, (workdir, step) in enumerate(todo, 1):
-    rows = [r for r in rows if not (r.get("error") and r["workdir"] == workdir)]
     try:
-      run = Evaluation(workdir, step, scratch=f"{out}_files", **kw)
+      run = Evaluation(workdir, step, scratch=f"{out}_files", only=mine[workdir], **kw)
     except Exception as e:  # one run must not end the others; it is in the table
       note(workdir, step, "", e)
       write(out, rows)
       continue
     for name in run.configs:
-      if run.trained_on(name) and (workdir, name) not in told:
-        told.add((workdir, name))
-        progress.message(f"{workdir} {name}: evaluated on data that it was TRAINED on")
       try:
+        if run.trained_on(name) and (workdir, name) not in told:
+          told.add((workdir, name))
+          progress.message(f"{workdir} {name}: evaluated on data that it was TRAINED on")
         facts = run.facts(name)
         old = [r for r in rows if r.get("key") == facts["key"]]
         if not again and any(r.get("checkpoint") == facts["checkpoint"] for r in old):

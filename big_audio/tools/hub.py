@@ -63,7 +63,7 @@ def rows_of(path: str, columns) -> Iterator[dict]:
     if text.lstrip().startswith("["):
       yield from json.loads(text)
     else:
-      yield from (json.loads(line) for line in text.splitlines() if line.strip())
+      yield from (json.loads(line) for line in text.split("\n") if line.strip())
 
 
 def _reach(endpoint: str) -> None:

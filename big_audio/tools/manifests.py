@@ -55,7 +55,13 @@ def read(path, *, missing_ok: bool = False) -> list[dict]:
 
 def write(path, rows: Iterable[dict]) -> None:
   """Writes all rows; the file appears, or is replaced, as a whole."""
-  replace(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+  replace(path, "".join(_line(r) for r in rows))
+
+
+def _line(row):
+  text = json.dumps(row, ensure_ascii=False)
+  # Names of files need not be UTF-8; what is not is escaped.
+  return (text if text == text.encode(errors="replace").decode() else json.dumps(row)) + "\n"
 
 
 def replace(path, text: str) -> None:
@@ -94,7 +100,7 @@ class Appender:
 
   def add(self, row: dict) -> None:
     """Appends a row; it is on disk when this returns."""
-    self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+    self._file.write(_line(row).encode())
     os.fsync(self._file.fileno())
 
   def __enter__(self) -> "Appender":

@@ -1,7 +1,9 @@
 """Plots of many runs: quality against the number of evaluations, the bitrate, or any setting.
 
-  python -m big_audio.tools.plots tables/nfe.json --x nfe --y mel --lines method --out nfe.png
-  python -m big_audio.tools.plots tables/rates.json --x kbps --y pesq --lines method,nfe --out r.svg
+  python -m big_audio.tools.plots tables/nfe.json --x nfe --y mel --lines method,tokens \\
+    --where net=convnext1d --out nfe.png
+  python -m big_audio.tools.plots tables/rates.json --x kbps --y pesq_nb --lines method,nfe \\
+    --out rates.svg
 
 Sources, keys and --where as in `big_audio.tools.tables`. --x may be a measure, such as kbps: each
 number is then drawn over that measure of the same run. Points are medians over seeds, bars reach
@@ -68,7 +70,7 @@ def _grouped(records, keys_, x, measured):
 
 def _beside(numbers, record, measure):
   """A measure of the same run, step and evaluator: of the same row, else of the whole."""
-  same = ("workdir", "step", "evaluator", "split")
+  same = ("workdir", "step", "evaluator", "split", "ema", "dtype", "key")
   near = [
     r for r in numbers
     if r["measure"] == measure and all(r.get(k) == record.get(k) for k in same)

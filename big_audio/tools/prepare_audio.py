@@ -10,7 +10,7 @@ are kept. The target then holds
 
   <split>-00000-of-00004.arrayrecord   one example a record: id, sr, the sound, the kept columns
   card.json      counts, hours, rates, licences, rules and the sha256 of every shard
-  failed.jsonl   what could not be used, and why
+  failed.jsonl   what could not be used or was left out, and why
 
 The sound is "flac" (bytes; 16 bit where that is exact, else 24; pp="decode_audio('flac')|..."),
 "int16" or "float32" (an array "wav"; pp="crop(...)|to_float"). A shard appears when it is complete:
@@ -18,7 +18,6 @@ the same command goes on where an earlier one ended. Splits are by recording, ne
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -27,102 +26,29 @@ import pathlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from big_audio import clock
 from big_audio import config as C
-from big_audio.datasets import arrayrecord, audio, audio_dir, manifest, splits
+from big_audio.datasets import arrayrecord, audio_dir, splits
 from big_audio.datasets.audio import AudioFile
 from big_audio.datasets.errors import DecodeError
 from big_audio.tools import manifests
+from big_audio.tools.listing import Item, find
 
 PAYLOADS = dict(
   flac="decode_audio('flac')|crop(secs=1)",
   int16="crop(secs=1)|to_float",
   float32="crop(secs=1)",
 )
-_OWN = ("path", "start", "secs", "id", "sha256", "bytes", "error")
+_FLAC_CHANNELS = 8
 _BYTES = dict(flac=1.2, int16=2.0, float32=4.0)  # of a sample, about
-
-
-@dataclass(frozen=True)
-class Item:
-  """A recording: where it lies, what its header says, and the columns of its row."""
-
-  path: str
-  id: str
-  sr: int = 0
-  frames: int = 0
-  channels: int = 0
-  start: int = 0
-  sha256: str = ""
-  extra: Mapping = field(default_factory=dict)
 
 
 class BadShareError(ValueError):
   """More recordings than allowed cannot be used."""
-
-
-def find(source: pathlib.Path) -> tuple[list[Item], list[dict]]:
-  """(recordings, what cannot be used as {"id", "reason"}) of a folder or a list.
-
-  Raises:
-    ValueError: no such source, or a list that cannot be read.
-  """
-  if source.is_dir():
-    good, bad = [], []
-    for e in manifest.index(source):
-      item = Item(str(source / e.path), e.path, e.sr, e.frames, e.channels)
-      reason = e.reason or ("" if e.frames else "empty")
-      bad.append(dict(id=e.path, reason=reason)) if reason else good.append(item)
-    return good, bad
-  if source.suffix.lower() == ".csv":
-    try:
-      with open(source, newline="", encoding="utf-8") as f:
-        rows = [{k: _number(v) for k, v in r.items()} for r in csv.DictReader(f)]
-    except OSError as e:
-      raise ValueError(f"{source}: {e.strerror}.") from e
-  elif source.suffix.lower() == ".jsonl":
-    rows = manifests.read(source)
-  else:
-    raise ValueError(f"{source}: expected a folder, or a list that ends in .jsonl or .csv.")
-  with ThreadPoolExecutor(8) as pool:
-    found = list(pool.map(lambda row: _from_row(row, source.parent), rows))
-  return [f for f in found if isinstance(f, Item)], [f for f in found if isinstance(f, dict)]
-
-
-def _number(text):
-  return int(text) if isinstance(text, str) and text.isdecimal() and text.isascii() else text
-
-
-def _from_row(row, folder):
-  """An Item, or {"id", "reason"}."""
-  name = str(row.get("id") or row.get("path") or "?")
-  if row.get("error") or not row.get("path"):
-    return dict(id=name, reason=f"listed without a file: {row.get('error') or 'no path'}")
-  path = os.path.join(folder, str(row["path"]))
-  try:
-    sr, frames, channels = audio.probe(path)
-    start = round(float(row.get("start") or 0) * sr)
-    # A whole recording's `secs` tells its length; with `start` it is the length of a segment.
-    count = frames - start
-    if "start" in row and row.get("secs"):
-      count = round(float(row["secs"]) * sr)
-    if start < 0 or count <= 0 or start + count > frames:
-      return dict(id=name, reason=f"segment outside of its {frames / sr:.2f} s, or empty")
-  except (DecodeError, ValueError) as e:
-    return dict(id=name, reason=str(e))
-  extra = {k: v for k, v in row.items() if k not in _OWN and _keepable(v)}
-  item_id = str(row["path"]) + (f"@{row['start']}" if start else "")
-  return Item(path, item_id, sr, count, channels, start, str(row.get("sha256") or ""), extra)
-
-
-def _keepable(v):
-  return v is None or isinstance(v, (str, bool, int, float))
 
 
 def encode(wav: np.ndarray, sr: int, payload: str) -> tuple[dict, int]:
@@ -173,6 +99,10 @@ def examples(item: Item, sr: int, channels: int, payload: str, segment_secs, min
     sound, clipped = encode(file.read(begin, n), sr, payload)
     name = f"{item.id}#{begin / sr:g}" if segment_secs else item.id
     yield {**item.extra, "id": name, "sr": sr, **sound}, n, clipped
+
+
+def _licence(item):
+  return item.extra.get("licence") or item.extra.get("license")
 
 
 def plan(items, folder, *, known, rules, group, sr, channels, payload, shard_mb):
@@ -265,7 +195,7 @@ class Preparer:
           out["clipped"] += clipped
         out["examples"] += len(found)
         out["recordings"] += 1
-        licences[str(item.extra.get("licence") or item.extra.get("license") or "not stated")] += 1
+        licences[str(_licence(item) or "not stated")] += 1
         self._note(None)
     out.update(licences=dict(licences), bytes=path.stat().st_size, sha256=manifests.sha256(path))
     # The note behind the shard: a shard without it is written again.
@@ -316,14 +246,14 @@ def prepare(
   rules = dict(rules or audio_dir.DEFAULT_SPLITS)
   if not source.exists():
     raise ValueError(f"prepare_audio: {source}: no such folder or list.")
-  items, bad = find(source)
+  items, bad, gone = find(source)
   total = len(items) + len(bad)
   where = f"prepare_audio({source})"
   secs = lambda i: i.frames / i.sr
   unfit = lambda i: secs(i) < min_secs or (max_secs is not None and secs(i) > max_secs)
   short = [dict(id=i.id, reason=f"{secs(i):.2f} s, outside the lengths asked for") for i in items
            if unfit(i)]  # fmt: skip
-  items = [i for i in items if not unfit(i)]
+  items, short = [i for i in items if not unfit(i)], gone + short
   if not items:
     listed = "; ".join(f'"{b["id"]}": {b["reason"]}' for b in (bad + short)[:3])
     raise ValueError(f"{where}: no recordings. {listed or 'It is empty.'}")
@@ -332,10 +262,14 @@ def prepare(
     raise ValueError(f'{where}: "{twice[0]}" is listed more than once.')
   sr = audio_dir.one_rate(items, sr, where)
   channels = audio_dir.one_channel_count(items, channels, where)
+  if payload == "flac" and channels > _FLAC_CHANNELS:
+    raise ValueError(
+      f"{where}: {channels} channels, and FLAC holds {_FLAC_CHANNELS} at most. Use --payload int16 "
+      "(or float32), or --channels 1."
+    )
   if licence:
     items = [
-      Item(**{**vars(i), "extra": {**i.extra, "licence": i.extra.get("licence") or licence}})
-      for i in items
+      Item(**{**vars(i), "extra": {**i.extra, "licence": _licence(i) or licence}}) for i in items
     ]
   kw = dict(sr=sr, channels=channels, payload=payload, segment_secs=segment_secs, min_secs=min_secs)
   folder, known = source if source.is_dir() else source.parent, [b["id"] for b in bad + short]
@@ -431,6 +365,22 @@ def _rule(text):
     return name, rule
 
 
+def _positive(kind):
+  """A type for argparse: numbers above 0."""
+
+  def read(text):
+    try:
+      value = kind(text)
+    except ValueError:
+      value = 0
+    if not 0 < value < float("inf"):
+      what = "a whole number" if kind is int else "a number"
+      raise argparse.ArgumentTypeError(f"expected {what} above 0, got {text!r}")
+    return value
+
+  return read
+
+
 def parser() -> argparse.ArgumentParser:
   """The command line."""
   p = argparse.ArgumentParser(
@@ -439,21 +389,29 @@ def parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   p.add_argument("source", metavar="SOURCE", help="a folder, or a .jsonl or .csv with `path`")
   p.add_argument("target", metavar="TARGET", help="folder of the shards")
-  p.add_argument("--sr", type=int, help="resample to this rate, Hz; default: refuse mixed rates")
-  p.add_argument("--channels", type=int, help="1: the mean; default: refuse mixed counts")
+  p.add_argument(
+    "--sr", type=_positive(int), help="resample to this rate, Hz; default: refuse mixed rates"
+  )
+  p.add_argument(
+    "--channels", type=_positive(int), help="1: the mean; default: refuse mixed counts"
+  )
   p.add_argument("--mono", dest="channels", action="store_const", const=1, help="--channels 1")
   p.add_argument("--payload", choices=tuple(PAYLOADS), default="flac", help="default %(default)s")
-  p.add_argument("--segment-secs", type=float, help="cut recordings into pieces of this length")
+  p.add_argument(
+    "--segment-secs", type=_positive(float), help="cut recordings into pieces of this length"
+  )
   p.add_argument("--min-secs", type=float, default=0.0, help="leave out shorter ones, and rests")
-  p.add_argument("--max-secs", type=float, help="leave out longer ones")
+  p.add_argument("--max-secs", type=_positive(float), help="leave out longer ones")
   p.add_argument(
     "--split", type=_rule, action="append", metavar="NAME=RULE",
     help="a fraction (by hash of the path) or a regex; repeat it (default .9, .05, .05)",
   )  # fmt: skip
   p.add_argument("--group", help="regex: what its group matches shares a split")
   p.add_argument("--licence", help="of recordings whose row states none")
-  p.add_argument("--shard-mb", type=float, default=256.0, help="default %(default)s")
-  p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="shards at a time")
+  p.add_argument("--shard-mb", type=_positive(float), default=256.0, help="default %(default)s")
+  p.add_argument(
+    "--jobs", type=_positive(int), default=os.cpu_count() or 1, help="shards at a time"
+  )
   p.add_argument("--max-bad-share", type=float, default=0.01, help="default %(default)s")
   return p
 

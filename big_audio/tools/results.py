@@ -1,9 +1,10 @@
 """Numbers of many runs in one long list, for tables and plots.
 
 A record is one number: {"run", "workdir", "step", "evaluator", "split", "row", "nfe", "measure",
-"value", "settings"}; a run without any number is one whose measure is None and whose value tells
-what became of it. Sources are the JSON of `big_audio.tools.evaluate`, workdirs (the latest value
-of each metric) and folders of workdirs such as a sweep's.
+"value", "settings"}, and of an evaluation "ema", "dtype" and "key"; a run without any number is one
+whose measure is None and whose value tells what became of it. Sources are the JSON of
+`big_audio.tools.evaluate`, workdirs (the latest value of each metric) and folders of workdirs such
+as a sweep's.
 """
 
 import json
@@ -18,7 +19,9 @@ from big_audio import config as C
 from big_audio import metrics
 from big_audio.tools import evaluate, manifests, runs
 
-OWN = ("run", "step", "evaluator", "split", "row", "nfe", "ema", "dtype", "measure")
+OWN = ("run", "step", "evaluator", "split", "row", "nfe", "ema", "dtype", "measure", "key")
+# Which number of which run: two of one place are two evaluations, never repetitions.
+PLACE = ("workdir", "step", "evaluator", "row", "measure")
 SEEDS = ("seed", "config.seed")  # runs that differ in these alone are repetitions
 # Rows that no model made, of audio_distance, image_distance and frechet.
 CONTROLS = ("identity", "zero", "mean", "unrelated", "real")
@@ -61,7 +64,7 @@ def _from_json(path):
   out = []
   for row in evaluate.read(path):
     base = {k: row.get(k) for k in ("workdir", "step", "evaluator", "split", "row", "nfe", "ema",
-                                    "dtype")}  # fmt: skip
+                                    "dtype", "key")}  # fmt: skip
     base.update(run=os.path.basename(os.path.normpath(row["workdir"])), settings=row["settings"])
     values = row.get("values") or ({} if not row.get("error") else {None: "failed"})
     out += [{**base, "measure": k, "value": number(v)} for k, v in values.items()]
@@ -167,14 +170,15 @@ def groups(records: Sequence[dict], keys: Sequence[str]) -> dict[tuple, list[dic
   """{values of the keys: records}, each holding repetitions of one thing only.
 
   Raises:
-    ValueError: records of a group differ in more than the seed; names in what.
+    ValueError: records of a group differ in more than the seed; names in what. Or two are numbers
+      of one run for the same thing.
   """
   out = {}
   for r in records:
     out.setdefault(tuple(get(r, k) for k in keys), []).append(r)
   for at, members in out.items():
     names = dict.fromkeys(
-      [*(k for k in OWN if k != "run"), *(k for r in members for k in r["settings"])]
+      [*(k for k in OWN if k not in ("run", "key")), *(k for r in members for k in r["settings"])]
     )
     if not any(r["settings"] for r in members):
       names["run"] = None
@@ -190,7 +194,25 @@ def groups(records: Sequence[dict], keys: Sequence[str]) -> dict[tuple, list[dic
         f"{len(members)} numbers fall together at {place}; they differ in {told}. Add such a key "
         "to --rows or --columns, or choose with --where KEY=VALUE."
       )
+    _each_once(members)
   return out
+
+
+def _each_once(records):
+  seen = {}
+  for r in records:
+    at = tuple(r.get(k) for k in PLACE)
+    if at not in seen:
+      seen[at] = r.get("key")
+      continue
+    told = f"{len(records)} numbers fall together; two are the {at[4]} of {at[0]}, step {at[1]}, "
+    told += f"{at[2]}/{at[3]}"
+    if seen[at] == r.get("key"):
+      raise ValueError(f"{told}. Name each source once.")
+    raise ValueError(
+      f"{told}, by evaluations with other settings. Choose with --where key={seen[at]} or "
+      f"key={r.get('key')}."
+    )
 
 
 def summary(values: Sequence[float | str]) -> dict:

@@ -7,8 +7,10 @@
 
 With --status it prints what became of the runs, with --print the commands, and trains nothing.
 Every run has a workdir below ROOT, named by its settings; ROOT/sweep.jsonl keeps their states. The
-same command goes on: finished runs are skipped, stopped and failed ones resume as train.py does. A
-run that fails does not end the sweep; the exit status is 1 then, and 130 after Ctrl-C.
+same command goes on: finished runs are skipped, stopped ones resume as train.py does. A run that
+fails does not end the sweep; the exit status is 1 then, and 130 after Ctrl-C. What failed of a grid
+is tried again; a failed trial of a search stays one, since later trials were chosen knowing it. A
+ROOT belongs to one search: another space, seed or kind needs another.
 
 Runs share this process, so jax is imported once. --jobs N uses N processes; --fresh gives each run
 a process of its own (each run's output then goes to its workdir, sweep.log).
@@ -16,6 +18,7 @@ a process of its own (each run's output then goes to its workdir, sweep.log).
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import re
@@ -71,6 +74,26 @@ class Sweep:
     done = [r for r in self.rows.values() if r["state"] in (sweep_run.DONE, sweep_run.FAILED)]
     return max(0, self._trials - len(done))
 
+  def _plan(self):
+    """What trials of one search share, as JSON gives it back."""
+    config = os.path.relpath(os.path.abspath(self.sweep["config"]), C.repo_root())
+    plan = {k: self.sweep.get(k) for k in ("fixed", "search", "metric", "mode")}
+    plan |= dict(config=config, kind=self._search, seed=self._seed)
+    return json.loads(json.dumps(plan, default=str))
+
+  def check(self) -> None:
+    """Raises a ValueError if a search finds runs in its folder that are none of its trials."""
+    for row in self.rows.values() if self._search else ():
+      if "trial" not in row:
+        raise ValueError(f"{self.root} holds {row['name']}, a run of a grid. Take another --root.")
+      differ = C.diff(row.get("plan") or {}, self._plan())
+      if differ:
+        lines = "\n".join(f"  {k}: there {a!r}, now {b!r}" for k, (a, b) in differ.items())
+        raise ValueError(
+          f"{self.root} holds trials of another search:\n{lines}\n"
+          "Take another --root, or the same file and flags."
+        )
+
   def next_run(self):
     """The next run, or None."""
     if self._queue is not None:
@@ -99,15 +122,15 @@ class Sweep:
     """The searched metric of a finished run; None of a failed one."""
     if row["state"] != sweep_run.DONE:
       return None
-    found = float(row["row"][self.sweep["metric"]])
-    return found if math.isfinite(found) else None
+    found = row["row"].get(self.sweep["metric"])  # absent where --status looks at another search
+    return float(found) if found is not None and math.isfinite(float(found)) else None
 
   def report(self, run, result) -> None:
     """Notes that a run begins (result None) or what became of it."""
     row = dict(name=run.name, state="running", error=None, settings=_plain(run.settings),
                workdir=run.name, spec=run.spec, overrides=list(run.overrides))  # fmt: skip
     if self._search:
-      row["trial"] = int(run.name[5:].split(",")[0])
+      row.update(trial=int(run.name[5:].split(",")[0]), plan=self._plan())
     if result is not None:
       row.update(result)
       metric = self.sweep.get("metric")
@@ -221,7 +244,10 @@ def build(flags) -> Sweep:
     if flags.jobs > 1:
       raise ValueError("--search tpe learns from finished trials: use --jobs 1, or random.")
     sweep_plan.Tpe(sweep, 0)  # raises now if optuna is missing
-  return Sweep(sweep, flags.root, search=search, trials=flags.trials, seed=flags.seed, **kw)
+  s = Sweep(sweep, flags.root, search=search, trials=flags.trials, seed=flags.seed, **kw)
+  if not flags.status:
+    s.check()
+  return s
 
 
 def print_commands(s: Sweep) -> int:

@@ -6,7 +6,7 @@
 
 SOURCES are JSON files of `big_audio.tools.evaluate`, workdirs, or folders of workdirs. Rows and
 columns are arguments of a sweep (method), keys of the stored config (config.trainer.method), or
-run, step, evaluator, split, row, nfe, ema, dtype, measure.
+run, step, evaluator, split, row, nfe, ema, dtype, measure, key (an evaluation with its settings).
 
 Runs that differ in the seed alone share a cell: median [min, max]. Anything else that would fall
 together is an error, never an average. The best of each column is bold (controls never are); an

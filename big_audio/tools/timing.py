@@ -73,8 +73,12 @@ def interleaved(
 
 
 def table(rows: list[Row]) -> str:
-  """Rows as aligned text, one block a group; columns that a bench adds itself are shown as well."""
-  known = {"group", "name", "rounds", "unavailable", "wall_ms", "cpu_ms", "wall_ratio", "cpu_ratio"}
+  """Rows as aligned text, one block a group; columns that a bench adds itself are shown as well.
+
+  A row is timed (see `interleaved`), unavailable, or has a "value" and its "unit".
+  """
+  known = {"group", "name", "rounds", "unavailable", "wall_ms", "cpu_ms", "wall_ratio", "cpu_ratio",
+           "value", "unit"}  # fmt: skip
   lines = []
   for group in dict.fromkeys(row["group"] for row in rows):
     lines.append(group)
@@ -85,6 +89,9 @@ def table(rows: list[Row]) -> str:
         lines.append(f"  {row['name']:<{width}}  unavailable: {row['unavailable']}")
         continue
       extra = "".join(f"  {k}={_short(v)}" for k, v in row.items() if k not in known)
+      if "value" in row:
+        lines.append(f"  {row['name']:<{width}}  {_short(row['value']):>8} {row['unit']}{extra}")
+        continue
       lines.append(
         f"  {row['name']:<{width}}  wall {row['wall_ms']:9.3f} ms x{row['wall_ratio']:5.2f}"
         f"   cpu {row['cpu_ms']:9.3f} ms x{row['cpu_ratio']:5.2f}{extra}"

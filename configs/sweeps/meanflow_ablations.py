@@ -1,7 +1,8 @@
 """One change at a time from the default run: what each setting of the MeanFlow refiner is worth.
 
   python -m big_audio.tools.sweep configs/sweeps/meanflow_ablations.py:part=p,smoke --root runs/p
-  python -m big_audio.tools.tables runs/p --rows config.trainer.p --columns method
+  python -m big_audio.tools.tables runs/p --rows config.trainer.p --columns method \\
+    --where evaluator=val measure=mse
 
 Parts: p (adaptive weighting), ratio (share of rows with r < t), t_dist (times), time_cond (what the
 net is told of t and r), sigma (width of the shifted prior), prior, scale (blocks), lr, weights (of

@@ -1,7 +1,8 @@
 """The base matrix of the MeanFlow codec: 4 methods x 4 nets x 2 tokens, on digits and on notes.
 
   python -m big_audio.tools.sweep configs/sweeps/meanflow_matrix.py:smoke --root runs/matrix
-  python -m big_audio.tools.tables runs/matrix --rows method --columns net,tokens
+  python -m big_audio.tools.tables runs/matrix --rows method --columns net,tokens \\
+    --where data=notes evaluator=val measure=ae_mse
 
 64 runs. In smoke form each takes about half a minute on two CPU cores, most of it compilation.
 """

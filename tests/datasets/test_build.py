@@ -31,3 +31,8 @@ def test_build():
 def test_wrong_names(source, kw, message):
   with pytest.raises(ValueError, match=message):
     build.build(source, "here", **kw)
+
+
+def test_the_split_of_a_source_that_is_told_none():
+  assert build.default_split("audio_dir") == "train" and build.default_split("jsonl") == "all"
+  assert build.default_split("arrayrecord") is None

@@ -35,6 +35,20 @@ def test_recordings_and_segments(make):
   assert s[1]["wav"].shape == (8000, 1) and s[2]["wav"].shape == (4000, 1)
 
 
+def test_no_start_and_odd_ends_of_lines(make):
+  line = {"path": "y.wav", "start": None, "secs": None, "caption": "a\u2028b\x85c"}
+  s = make(json.dumps(line, ensure_ascii=False), {"path": "y.wav", "start": 0.5})
+  assert len(s) == 2 and s[0]["id"] == "y.wav" and s[0]["wav"].shape == (8000, 1)
+  assert s[0]["caption"] == "a\u2028b\x85c" and s[1]["id"] == "y.wav@0.5"
+
+
+def test_all_segments_of_a_listed_recording(make, tmp_path):
+  (tmp_path / "train.txt").write_text("a/x\n")
+  lines = [{"path": "a/x.wav", "start": i / 2, "secs": 0.5} for i in range(3)]
+  s = make(*lines, {"path": "y.wav"}, split="train", splits={"train": "train.txt"})
+  assert [s[i]["id"] for i in range(len(s))] == ["a/x.wav@0.0", "a/x.wav@0.5", "a/x.wav@1.0"]
+
+
 def test_rates_and_channels(make, capsys):
   with pytest.raises(ValueError, match=r"mixed rates \(Hz\): 1 with 8000, 1 with 16000"):
     make({"path": "y.wav"}, {"path": "hi.wav"})
@@ -61,6 +75,10 @@ def test_splits(make):
     ({"path": "y.wav", "start": 1}, "is outside"),
     ({"path": "y.wav", "start": -1}, "is outside"),
     ({"path": "y.wav", "secs": "1"}, "secs must be seconds, got '1'"),
+    ({"path": "y.wav", "start": float("inf")}, "start must be seconds, got inf"),
+    ({"path": "y.wav", "start": float("nan")}, "start must be seconds, got nan"),
+    ({"path": "y.wav", "secs": 10**400}, "secs must be seconds, got 1000"),
+    ({"path": "y.wav", "start": [1]}, r"start must be seconds, got \[1\]"),
     ("", "the list is empty"),
   ],
 )

@@ -1,6 +1,7 @@
 """Records: what goes in comes out, and damage is told from content."""
 
 import contextlib
+import struct
 
 import numpy as np
 import pytest
@@ -57,6 +58,18 @@ def test_damage_never_raises_anything_else(data):
     record[data.draw(st.integers(0, 300))] = data.draw(st.integers(0, 255))
   record = bytes(record[: data.draw(st.integers(0, len(record)))])
   with contextlib.suppress(DecodeError):
+    records.decode(record)
+
+
+@pytest.mark.parametrize(
+  "header",
+  ['{"x": {"array": ["float32", [1180591620717411303424], 0]}}', "[" * 100_000,
+   '{"x": {"array": ["int8", [1], 1180591620717411303424]}}',
+   '{"x": {"bytes": [1180591620717411303424, 0]}}'],
+)  # fmt: skip
+def test_hostile_headers(header):
+  record = b"BAR1" + struct.pack("<I", len(header)) + header.encode() + bytes(8)
+  with pytest.raises(DecodeError, match="damaged record"):
     records.decode(record)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from big_audio.datasets.splits import choose
+from big_audio.datasets.splits import choose, overlap
 
 IDS = [f"{d}/{s}_{i}.wav" for d in "ab" for s in ("kim", "lee", "ann") for i in range(200)]
 HALF = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -64,6 +64,12 @@ def test_lists(tmp_path):
   (tmp_path / "test.txt").write_text("a/kim_1\n")
   with pytest.raises(ValueError, match=r'"a/kim_1" is in (train and test|test and train)'):
     pick("test", rules, **kw)
+  (tmp_path / "test.txt").write_text("a/two\n")
+  two = [*IDS, "a/two.flac", "a/two.wav"]
+  with pytest.raises(ValueError, match=r'"a/two" can be a/two.flac or a/two.wav. Write the suffix'):
+    pick("test", rules, ids=two, **kw)
+  (tmp_path / "test.txt").write_text("a/two.flac\n")
+  assert pick("test", rules, ids=two, **kw) == {"a/two.flac"}
   with pytest.raises(ValueError, match="cannot read the list"):
     pick("train", {"train": "absent.txt"}, folder=tmp_path)
 
@@ -112,3 +118,29 @@ def test_halves_need_train_and_give_way_to_rules_of_their_name():
   assert pick("embed", {"train": 0.5, "embed": 0.5}) | pick(
     "train", {"train": 0.5, "embed": 0.5}
   ) == set(IDS)
+
+
+@pytest.mark.parametrize(
+  "a,b,expected",
+  [
+    ("train", "train", True),
+    ("train", "test", False),
+    ("all", "test", True),
+    (None, "test", True),  # no split: the whole
+    ("codec", "train", True),
+    ("train", "embed", True),
+    ("codec", "embed", False),
+    ("codec", "test", False),
+    ("train[:80%]", "train", True),
+    ("train[:80%]", "train[80%:]", False),
+    ("train[:80%]", "train[70%:90%]", True),
+    ("train[:100]", "train[100:200]", False),
+    ("train[:100]", "train[50%:]", True),  # nobody knows
+    ("train[-10%:]", "train[:10%]", True),
+    ("train[:80%]", "test[:80%]", False),
+    ("train+validation", "validation", True),
+    ("train[:80%]+validation", "train[90%:]+test", False),
+  ],
+)
+def test_splits_that_can_share_recordings(a, b, expected):
+  assert overlap(a, b) is overlap(b, a) is expected

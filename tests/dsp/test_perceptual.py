@@ -1,6 +1,7 @@
 """Scores by packages: the same as calling them, "unavailable" without them, failures counted."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -91,6 +92,12 @@ def test_a_missing_package_is_told_and_not_replaced(monkeypatch):
   for fn in perceptual.MEASURES.values():
     with pytest.raises(perceptual.MissingPackage, match="--extra metrics"):
       fn(*pair(), 8000)
+
+
+def test_audio_mode_needs_no_lattice(monkeypatch):
+  monkeypatch.setitem(sys.modules, "visqol", types.ModuleType("visqol"))
+  monkeypatch.setitem(sys.modules, "ai_edge_litert", None)  # import raises
+  assert perceptual.available("visqol_audio") and not perceptual.available("visqol_speech")
 
 
 def test_errors():

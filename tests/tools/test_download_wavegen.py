@@ -239,6 +239,19 @@ def test_dry_run_parquet_and_urls_of_the_list(server, tmp_path, capsys):
   assert {p.split("/")[1] for p in server.paths()} == {"", "api", "datasets"}
 
 
+def test_a_list_made_by_hand(tmp_path, capsys):
+  rows = [dict(id="one"), dict(video_id="two", title="a\u2028b"), dict(id="one", title="again")]
+  manifests.write(tmp_path / "list.jsonl", rows)
+  download_wavegen.main(["--output-dir", str(tmp_path), "--dry-run"])
+  out = capsys.readouterr().out
+  assert "2 listed, 0 done before, 2 to fetch" in out
+  assert "one  https://www.youtube.com/watch?v=one" in out
+  assert list(hub.rows_of(str(tmp_path / "list.jsonl"), ())) == rows
+  manifests.write(tmp_path / "list.jsonl", [dict(title="x")])
+  with pytest.raises(SystemExit, match="row 0 of the list names no recording"):
+    download_wavegen.main(["--output-dir", str(tmp_path), "--dry-run"])
+
+
 def test_an_archive_of_yt_dlp_is_minded(server, tmp_path):
   server.files = {"/a/new.wav": wav()}
   table(server, [dict(video_id="old"), dict(video_id="new")])

@@ -117,10 +117,43 @@ def test_nested_data_sets(root, tmp_path, capsys):
   status, rows = run(tmp_path / "y", copy, "--split=test")
   assert status == 0 and rows[0]["split"] == "test"
   assert "TRAINED on" not in capsys.readouterr().err
+
+
+def test_data_that_a_run_was_trained_on():
+  test = dict(source="digits", split="test")
+  own = dict(source="audio_dir", dir="d", sr=8000, pp="x", splits={"train": "a", "test": "b"})
+  clip = dict(source="audio_dir", dir="d", pp="y")
+  tfds = dict(source="tfds", builder_dir="d")
+
+  def told(trained, *data):
+    config = SimpleNamespace(input=SimpleNamespace(data=trained))
+    data = {str(i): s for i, s in enumerate(data)}
+    run_ = SimpleNamespace(runner=SimpleNamespace(config=config), configs=dict(x=dict(data=data)))
+    return evaluate.Evaluation.trained_on(run_, "x")
+
+  train = dict(own, split="train")
+  for split in ("train", "all", "codec", "embed"):
+    assert told(train, test, dict(clip, split=split)), split
+  assert told(train, clip), "train is what audio_dir takes by itself"
+  assert told(dict(own), dict(clip, split="train"))
+  assert told(dict(own, split="codec"), clip) and not told(
+    dict(own, split="codec"), dict(clip, split="embed")
+  )
+  assert not told(train, dict(clip, split="test"), test)
+  assert not told(train, dict(clip, dir="other", split="all")), "of another folder"
+  assert told(dict(own, split="all"), dict(clip, split="test"))
+  lines = dict(source="jsonl", file="l")
+  assert told(lines, lines) and not told(lines, dict(lines, file="m"))
+  shards = dict(source="arrayrecord", files="d/{split}-*")
+  assert told(dict(shards, split="train"), dict(shards, split="train", pp="z"))
+  assert told(dict(tfds, split="train"), dict(tfds, split="train[:10%]"))
+  assert not told(dict(tfds, split="train"), dict(tfds, split="test[:10%]"))
+  nested = dict(a=dict(tfds, split="train"), b=lines)
+  assert told(nested, lines) and not told(nested, test)
   config = C.load("configs/meanflow.py:data=digits,smoke,classifier=x")
   run_ = SimpleNamespace(runner=SimpleNamespace(config=config), configs=dict(
-    mine=dict(data=dict(a=sets["test"], b=dict(source="digits", split="codec"))),
-    other=dict(data=dict(a=sets["test"], b=dict(source="digits", split="embed"))),
+    mine=dict(data=dict(a=test, b=dict(source="digits", split="codec"))),
+    other=dict(data=dict(a=test, b=dict(source="digits", split="embed"))),
   ))  # fmt: skip
   assert evaluate.Evaluation.trained_on(run_, "mine")
   assert not evaluate.Evaluation.trained_on(run_, "other")
@@ -135,6 +168,14 @@ def test_folders_steps_and_a_run_that_cannot_be_read(root, tmp_path):
   assert bad["workdir"].endswith("broken") and "holds no checkpoints" in bad["error"]
   with open(tmp_path / "x.csv") as f:
     assert "holds no checkpoints" in next(r["error"] for r in csv.DictReader(f))
+  # Of every step, an error stays: one step's does not take another's place.
+  argv = [root, "--all-steps", "--config.evals.val.batch_size=16", "--config.evals.val.limit=-1"]
+  status, failed = run(tmp_path / "f", *argv)
+  assert status == 1
+  assert [r["step"] for r in failed if not r["workdir"].endswith("broken")] == [2, 4]
+  assert all(r["error"] for r in failed) and len(failed) == 3
+  status, failed = run(tmp_path / "f", *argv)
+  assert status == 1 and len(failed) == 3
   # The failure is tried again, and is not listed twice.
   status, again = run(tmp_path / "x", root, "--all-steps", "--config.evals.val.batch_size=16")
   assert status == 1 and len(again) == len(rows)
@@ -143,8 +184,28 @@ def test_folders_steps_and_a_run_that_cannot_be_read(root, tmp_path):
 def test_samples_go_beside_the_table_and_only_if_named(root, tmp_path):
   status, rows = run(tmp_path / "x", f"{root}/method=ae:2", "--only", "samples")
   assert status == 0 and rows == [], "images have no numbers"
-  assert (tmp_path / "x_files/method=ae/samples/2/images.png").is_file()
+  (first,) = (tmp_path / "x_files").glob("method=ae-*/samples/2/images.png")
   assert not (root / "method=ae/samples/2").exists()
+  # A run of the same name in another folder has files of its own.
+  shutil.copytree(root / "method=ae", tmp_path / "other/method=ae")
+  first.write_bytes(b"first")
+  assert run(tmp_path / "x", f"{tmp_path}/other/method=ae:2", "--only", "samples")[0] == 0
+  assert len(list((tmp_path / "x_files").glob("*/samples/2/images.png"))) == 2
+  assert first.read_bytes() == b"first"
+
+
+def test_runs_without_the_named_evaluator_are_left_out(root, tmp_path, capsys):
+  copy = copy_of(root, tmp_path / "r/has")
+  config = json.loads((copy / "config.json").read_text())
+  config["evals"]["more"] = config["evals"]["val"]
+  (copy / "config.json").write_text(json.dumps(config))
+  status, rows = run(tmp_path / "x", root / "method=ae", copy, "--only", "more")
+  assert status == 0 and [r["workdir"] for r in rows] == [str(copy)]
+  assert "method=ae: has no evaluator more" in capsys.readouterr().err
+  status, rows = run(tmp_path / "y", root / "method=ae", copy, "--only", "more", "val")
+  assert status == 0 and [r["evaluator"] for r in rows] == ["val", "more", "val"]
+  assert run(tmp_path / "z", root / "method=ae", copy, "--only", "mor")[0] == 2
+  assert 'Did you mean "more"' in capsys.readouterr().err
 
 
 def test_errors(root, tmp_path, capsys):

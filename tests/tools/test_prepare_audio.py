@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -167,8 +168,9 @@ def test_a_list_keeps_its_columns_and_verifies_hashes(folder, tmp_path):
   ]
   manifests.write(folder / "list.jsonl", rows)
   card = prepare_audio.prepare(
-    folder / "list.jsonl", tmp_path / "out", rules=dict(train=1.0), licence="CC0", max_bad_share=0.6
+    folder / "list.jsonl", tmp_path / "out", rules=dict(train=1.0), licence="CC0"
   )
+  assert (card["failed"], card["left_out"]) == (1, 1)
   got = read(tmp_path / "out", "train", "decode_audio('flac')")
   assert set(got) == {"0/x_0.wav", "0/x_2.wav@0.02"}
   assert got["0/x_0.wav"]["title"] == "One" and card["licences"] == {"CC BY": 1, "CC0": 1}
@@ -177,6 +179,88 @@ def test_a_list_keeps_its_columns_and_verifies_hashes(folder, tmp_path):
   np.testing.assert_array_equal(samples(got["0/x_2.wav@0.02"]["wav"]), whole.read(160, 240))
   reasons = {r["id"]: r["reason"] for r in manifests.read(tmp_path / "out/failed.jsonl")}
   assert "is not the listed 000000000000" in reasons["0/x_1.wav"] and "404" in reasons["gone"]
+
+
+def test_rows_of_downloads_that_failed_are_left_out(folder, tmp_path):
+  """What the downloader noted without a file counts neither as bad nor as a recording."""
+  long = dict(path=None, error="too long: 99 s, the cap is 60 s", secs=99, cap_secs=60)
+  rows = [dict(long, id=f"long{i}") for i in range(8)] + [dict(path="0/x_0.wav", error=None)]
+  manifests.write(folder / "manifest.jsonl", rows)
+  card = prepare_audio.prepare(folder / "manifest.jsonl", tmp_path / "a", rules=dict(train=1.0))
+  assert (card["failed"], card["left_out"], card["splits"]["train"]["recordings"]) == (0, 8, 1)
+  found = manifests.read(tmp_path / "a/failed.jsonl")
+  assert [r["id"] for r in found] == [f"long{i}" for i in range(8)]
+  assert "too long: 99 s" in found[0]["reason"]
+  # Rows without a path and without a reason are bad, and so are files that are gone.
+  manifests.write(folder / "manifest.jsonl", [*rows, dict(id="a"), dict(path="none.wav")])
+  with pytest.raises(ValueError, match="2 of 3 recordings cannot be used"):
+    prepare_audio.prepare(folder / "manifest.jsonl", tmp_path / "b", rules=dict(train=1.0))
+
+
+def test_either_spelling_of_a_licence_stands(folder, tmp_path):
+  rows = [dict(path="0/x_0.wav", license="CC BY"), dict(path="0/x_1.wav", licence="CC BY-SA"),
+          dict(path="0/x_2.wav", license="")]  # fmt: skip
+  manifests.write(folder / "list.jsonl", rows)
+  kw = dict(rules=dict(train=1.0), licence="CC0")
+  card = prepare_audio.prepare(folder / "list.jsonl", tmp_path / "out", **kw)
+  assert card["licences"] == {"CC BY": 1, "CC BY-SA": 1, "CC0": 1}
+  got = read(tmp_path / "out", "train", "decode_audio('flac')")
+  assert got["0/x_0.wav"]["licence"] == "CC BY"
+
+
+@pytest.mark.parametrize("start", [float("inf"), float("nan"), [1], "soon", 10**400, 1e300])
+def test_a_segment_of_no_seconds_is_a_bad_row(folder, tmp_path, start):
+  rows = [dict(path="0/x_0.wav", start=start), dict(path="0/x_1.wav", start=0, secs=start)]
+  manifests.write(folder / "list.jsonl", [*rows, dict(path="0/x_2.wav", start=None)])
+  good, bad, gone = prepare_audio.find(folder / "list.jsonl")
+  assert [i.id for i in good] == ["0/x_2.wav"] and not gone
+  reasons = [b["reason"] for b in bad]
+  assert "start must be seconds" in reasons[0] and "secs must be seconds" in reasons[1]
+
+
+def test_flac_holds_eight_channels(tmp_path):
+  write(tmp_path / "in/a.wav", np.zeros((80, 10)))
+  with pytest.raises(
+    ValueError, match="10 channels, and FLAC holds 8 at most. Use --payload int16"
+  ):
+    prepare_audio.prepare(tmp_path / "in", tmp_path / "a", rules=dict(train=1.0))
+  for kw in (dict(payload="int16"), dict(channels=1)):
+    out = tmp_path / f"{kw}"
+    card = prepare_audio.prepare(tmp_path / "in", out, rules=dict(train=1.0), **kw)
+    assert card["splits"]["train"]["recordings"] == 1
+
+
+@pytest.mark.parametrize(
+  "flag,text",
+  [("--shard-mb", "0"), ("--sr", "0"), ("--channels", "0"), ("--sr", "8k"), ("--jobs", "-1"),
+   ("--shard-mb", "nan"), ("--shard-mb", "inf"), ("--segment-secs", "0")],
+)  # fmt: skip
+def test_flags_that_must_be_positive(folder, tmp_path, capsys, flag, text):
+  with pytest.raises(SystemExit):
+    prepare_audio.main([str(folder), str(tmp_path / "out"), f"{flag}={text}"])
+  err = capsys.readouterr().err
+  assert f"argument {flag}: expected a" in err and "above 0" in err and repr(text) in err
+
+
+def test_names_that_are_not_utf8_and_odd_ends_of_lines(tmp_path):
+  wav = write(tmp_path / "in/a.wav")
+  odd = os.fsdecode(b"\xff.wav")
+  os.rename(wav, tmp_path / "in" / odd)
+  for again in range(2):  # read, then from the manifest
+    source = audio_dir.Source(str(tmp_path / "in"), "all")
+    assert source.ids == [odd] and source[0]["wav"].numpy().shape == (8000, 1), again
+  prepare_audio.prepare(tmp_path / "in", tmp_path / "out", rules=dict(train=1.0))
+  assert list(read(tmp_path / "out", "train", "decode_audio('flac')")) == [odd]
+  rows = [dict(path=odd, title="a\u2028b\x85c\u2029d"), dict(path="x", title="ä")]
+  manifests.write(tmp_path / "list.jsonl", rows)
+  assert manifests.read(tmp_path / "list.jsonl") == rows
+  assert "ä" in (tmp_path / "list.jsonl").read_text(encoding="utf-8"), "legible where it can be"
+
+
+def test_numbers_of_a_csv_keep_their_digits(folder, tmp_path):
+  (folder / "m.csv").write_text("path,label,take\n0/x_0.wav,3,007\n0/x_1.wav,40,+1\n")
+  items, _, _ = prepare_audio.find(folder / "m.csv")
+  assert [i.extra for i in items] == [dict(label=3, take="007"), dict(label=40, take="+1")]
 
 
 def test_command_line_csv_and_errors(folder, tmp_path, capsys):

@@ -159,6 +159,56 @@ def test_a_search_asks_the_same_when_it_was_broken_off(tmp_path, fake, search, c
     assert min(abs(r - 0.003) for r in rates[10:]) < 0.002
 
 
+@pytest.mark.parametrize(
+  "change,flags,told",
+  [
+    (('digits"', 'mnist"'), (), "fixed/data: there 'digits', now 'mnist'"),
+    (("1e-4", "1e-3"), (), "search/config.optimizer.lr"),
+    (
+      ('"config.seed": dict', '"config.trainer.p": dict'),
+      (),
+      "search/config.trainer.p: there '(absent)'",
+    ),
+    (('"val/val/loss"', '"val/val/mse"'), (), "metric: there 'val/val/loss', now 'val/val/mse'"),
+    (("", ""), ("--seed", "1"), "seed: there 0, now 1"),
+    (("", ""), ("--search", "tpe"), "kind: there 'random', now 'tpe'"),
+  ],
+)
+def test_a_root_belongs_to_one_search(tmp_path, fake, capsys, change, flags, told):
+  if "tpe" in flags:
+    pytest.importorskip("optuna", reason="needs the extra sweep")
+  calls, _ = fake
+  root = tmp_path / "r"
+  argv = [file(tmp_path, SEARCH), "--root", str(root), "--trials", "2"]
+  assert sweep.main(argv) == 0
+  rows = manifests.read(root / sweep.FILE)
+  manifests.write(root / sweep.FILE, [rows[0], {**rows[1], "state": "stopped"}])
+  before = (root / sweep.FILE).read_text()
+  calls.clear(), capsys.readouterr()
+  other = [file(tmp_path, SEARCH.replace(*change), "t.py"), *argv[1:], *flags]
+  assert sweep.main(other) == 2 and not calls
+  err = capsys.readouterr().err
+  assert "holds trials of another search" in err and told in err
+  assert (root / sweep.FILE).read_text() == before
+  assert sweep.main([*other, "--status"]) == 0, "looking is free"
+  assert sweep.main([*argv[:-1], "3"]) == 0 and len(calls) == 2, "its own search goes on"
+
+
+def test_a_search_in_the_root_of_a_grid_is_refused(tmp_path, fake, capsys):
+  root = str(tmp_path / "r")
+  assert sweep.main([file(tmp_path, GRID), "--root", root]) == 0
+  assert sweep.main([file(tmp_path, SEARCH, "t.py"), "--root", root]) == 2
+  assert "a run of a grid" in capsys.readouterr().err
+
+
+def test_a_failed_trial_stays_one(tmp_path, fake, capsys):
+  calls, _ = fake
+  path = file(tmp_path, SEARCH.replace("val/val/loss", "val/val/los"))
+  argv = [path, "--root", str(tmp_path / "r"), "--trials", "2"]
+  assert sweep.main(argv) == 1 and len(calls) == 2
+  assert sweep.main(argv) == 1 and len(calls) == 2
+
+
 def test_failed_trials_and_unknown_metrics_are_recorded(tmp_path, fake, capsys):
   path = file(tmp_path, SEARCH.replace("val/val/loss", "val/val/los"))
   assert sweep.main([path, "--root", str(tmp_path / "r"), "--trials", "2"]) == 1

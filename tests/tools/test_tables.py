@@ -118,6 +118,40 @@ def test_from_the_json_of_evaluate_with_unavailable_measures(tmp_path):
   assert cells[("c", "mel")] == "failed" == cells[("c", "pesq")]
 
 
+def evaluated(workdir, key, row="nfe1", seed=0, **values):
+  return dict(workdir=workdir, step=1, evaluator="d", type="x", split="test", ema=True, key=key,
+              dtype="as trained", settings={"config.seed": seed}, row=row, nfe=1,
+              values=values)  # fmt: skip
+
+
+def test_evaluations_with_other_settings_are_not_averaged(tmp_path, capsys):
+  rows = [evaluated("r/a", "k1", mel=1.0), evaluated("r/a", "k2", mel=2.0)]
+  rows.append(evaluated("r/b", "k3", seed=1, mel=4.0))
+  path = str(tmp_path / "e.json")
+  evaluate.write(path.removesuffix(".json"), rows)
+  argv = [path, "--rows", "row"]
+  assert tables.main(argv) == 2
+  err = capsys.readouterr().err
+  assert "mel of r/a, step 1, d/nfe1, by evaluations with other settings" in err
+  assert "--where key=k1 or key=k2" in err
+  assert tables.main([*argv, "--where", "key=k1/k3"]) == 0
+  assert "| nfe1 | 2.5 [1, 4] |" in capsys.readouterr().out
+  assert tables.main([path, path, "--rows", "row", "--where", "key=k1"]) == 2
+  assert "Name each source once" in capsys.readouterr().err
+  assert plots.main([path, "--y", "mel", "--out", str(tmp_path / "p.svg")]) == 2
+  assert "by evaluations with other settings" in capsys.readouterr().err
+
+
+def test_a_measured_x_is_of_the_same_evaluation(tmp_path):
+  rows = []
+  for dtype, kbps, mel in (("as trained", 1.5, 1.0), ("bfloat16", 3.0, 2.0)):
+    for row in (evaluated("r/a", dtype, "", kbps=kbps), evaluated("r/a", dtype, mel=mel)):
+      rows.append({**row, "dtype": dtype})
+  evaluate.write(str(tmp_path / "e"), rows)
+  found = plots.series(results.load([str(tmp_path / "e.json")]), "kbps", "mel", ["dtype"])
+  assert found == {"as trained": [(1.5, 1.0, 1.0, 1.0)], "bfloat16": [(3.0, 2.0, 2.0, 2.0)]}
+
+
 def test_a_missing_package_is_told_in_the_cells_of_its_measure(tmp_path):
   found = {"kbps": 1.5, "ae/mel": 2.0, "nfe1/mel": 1.0, "unavailable/pesq_nb": 1.0}
   workdir(tmp_path, "a", [{"step": 1, **{f"val/d/{k}": v for k, v in found.items()}}])

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from big_audio import input_pipeline
 from big_audio.datasets import audio_dir
+from big_audio.tools import timing
 
 SETTINGS = {
   "0 threads": (0, 0),
@@ -44,7 +45,8 @@ def run(rounds: int = 5, *, crops: int = 1600) -> list[dict]:
     crops: in each turn.
 
   Returns:
-    rows of name, value and unit: crops/s, and each setting's share of the plain rate in percent.
+    rows of group, name, value and unit: crops/s, and each setting's share of the plain rate in
+    percent.
   """
   rows = []
   with tempfile.TemporaryDirectory() as folder:
@@ -99,25 +101,16 @@ def _measure(name, folder, secs, rounds, crops):
         rates[s].append(count * _BATCH / seconds)
   # The first round warms the page cache and starts the workers.
   medians = {s: statistics.median(r[1:]) for s, r in rates.items()}
-  rows = [
-    {"name": f"loader/{name}/{s}", "value": round(v), "unit": "crops/s"} for s, v in medians.items()
-  ]
+  row = lambda what, value, unit: dict(group=f"loader, {name}", name=what, value=value, unit=unit)
+  rows = [row(s, round(v), "crops/s") for s, v in medians.items()]
   for s in SETTINGS:
     share = statistics.median(a / b for a, b in zip(rates[s][1:], rates["plain"][1:], strict=True))
-    rows.append({"name": f"loader/{name}/{s} of plain", "value": round(100 * share), "unit": "%"})
+    rows.append(row(f"{s} of plain", round(100 * share), "%"))
   share = statistics.median(a / b for a, b in cpu[1:])
-  rows.append(
-    {
-      "name": f"loader/{name}/CPU time, plain of 0 threads",
-      "value": round(100 * share),
-      "unit": "%",
-    }
-  )
+  rows.append(row("CPU time, plain of 0 threads", round(100 * share), "%"))
   for s, i in (("plain", 0), ("0 threads", 1)):
     per_crop = statistics.median(c[i] for c in cpu[1:]) / crops * 1e6
-    rows.append(
-      {"name": f"loader/{name}/CPU time, {s}", "value": round(per_crop), "unit": "us/crop"}
-    )
+    rows.append(row(f"CPU time, {s}", round(per_crop), "us/crop"))
   return rows
 
 
@@ -140,5 +133,4 @@ def _seconds(fn) -> float:
 
 
 if __name__ == "__main__":
-  for row in run(5):
-    print(f"{row['name']:45s} {row['value']:>8} {row['unit']}")
+  print(timing.table(run(5)))
