@@ -19,6 +19,7 @@ import argparse
 import csv
 import html
 import io
+import re
 import sys
 
 from big_audio.tools import manifests, results
@@ -163,9 +164,10 @@ class Table:
 
 
 def _order(at):
-  # Numbers by size, and before texts.
+  # Numbers by size, and before texts; in these, numbers by size too (nfe8 before nfe32).
   number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)
-  return [(0, v, "") if number(v) else (1, 0, _text(v)) for v in at]
+  split = lambda text: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)]
+  return [(0, v, []) if number(v) else (1, 0, split(_text(v))) for v in at]
 
 
 def _text(v):

@@ -227,3 +227,14 @@ def test_series_against_evaluations_and_bitrate(sweep, tmp_path, capsys):
   ):
     assert plots.main([str(sweep), *bad]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_rows_and_columns_stand_in_the_order_of_their_numbers():
+  found = [
+    dict(key=None, run=n, row=row, measure="fd", value=1.0, settings={}, config={})
+    for n in (10, 9)
+    for row in ("nfe32", "real", "nfe8", "2nd", "nfe8b")
+  ]
+  table = Table(found, ["run"], ["row"])
+  assert [r[0] for r in table.rows] == [9, 10]
+  assert [c[0] for c in table.columns] == ["2nd", "nfe8", "nfe8b", "nfe32", "real"]
