@@ -12,7 +12,6 @@ WAV = (0.2 * np.random.default_rng(3).standard_normal((T, 1))).astype(np.float32
 
 def variable_rate(config):
   config.trainer.quantizer_dropout = 0.5
-  config.trainer.refiner_begin_percent = 50.0
 
 
 def causal(config):
