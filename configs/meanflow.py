@@ -2,8 +2,8 @@
 
   python train.py --config configs/meanflow.py --workdir runs/notes
 
-Procedural audio, no download: about 8 minutes on two CPU cores; expect val/distance/nfe1/mel of
-about .77 in the last row of metrics.jsonl (.79 for the plain decoder, 4.15 for silence), and
+Procedural audio, no download: about 7 minutes on two CPU cores; expect val/distance/nfe1/mel of
+about .74 in the last row of metrics.jsonl (.78 for the plain decoder, 4.15 for silence), and
 reconstructions that can be recognised in report.html.
 
 Recordings of a folder (here digits spoken at 8 kHz, split by the number in the file's name):

@@ -81,6 +81,9 @@ def folder(tmp_path_factory):
     swept(folder / "runs/p", "configs/sweeps/meanflow_ablations.py:part=p,smoke")
     for name, arg in (("a", "smoke"), ("b", "smoke,method=mf")):
       trained(folder / "runs" / name, C.load(f"configs/meanflow.py:{arg}"))
+    for method in ("ae", "mf"):
+      arg = f"data=digits,smoke,bits=8,method={method},classifier=runs/c_digits"
+      trained(folder / "runs/digits" / method, C.load(f"configs/meanflow.py:{arg}"))
   listed = []
   for k, (method, kbps) in enumerate([("imf", 1.5), ("imf", 3.0), ("mf", 1.5)]):
     row = dict(workdir=f"runs/r{k}", step=1, evaluator="perceptual", split="validation", key=str(k),
