@@ -86,8 +86,8 @@ class Trainer:
     if self.dropout and len(self.codec.groups) < 2:
       raise ValueError("config.trainer.quantizer_dropout needs a quantizer of two or more groups.")
     self._check_average(config.optimizer.get("ema", None))
+    self._check_schedule(config)
     if self.flow is not None:
-      self._check_schedule(config)
       guided = 2 if self.scale != 1 else 1
       checks.evaluations(config, guided * ode.STAGES.get(self.sampler, 1))
     if self.flow is None and "refiner" in models:
@@ -95,8 +95,9 @@ class Trainer:
 
   def _check_schedule(self, config):
     """What the optimizer moves must be what the phase trains, see `phase`."""
-    begin = 100 * self.begin
-    edges = {"refiner": ("begin", begin), "codec": ("end", 100 if self.joint else begin)}
+    begin, edges = 100 * self.begin, {}
+    if self.flow is not None:
+      edges = {"refiner": ("begin", begin), "codec": ("end", 100 if self.joint else begin)}
     if self._judged("codec"):
       edges["discriminator"] = ("begin", self.gan.begin)
     idle = () if self.joint else ("codec",)

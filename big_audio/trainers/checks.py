@@ -32,7 +32,7 @@ def edges(
 
   A model that is moved where nothing trains it drifts, and one that is not moved does not learn.
   An end before the run's needs a rate that falls to it. Durations in units that only the loop can
-  convert are not looked at.
+  convert, and models in several groups, are not looked at.
 
   Args:
     config: of the run.
@@ -41,12 +41,11 @@ def edges(
   """
   rules = config.optimizer.get("schedule", None) or [[".*", {}]]
   for model, (edge, percent) in parts.items():
-    # Patterns fit whole names; any parameter of the model will do.
-    pattern, group = next(
-      (r for r in rules if re.fullmatch(r[0], f"{model}/x")), (f"{model}/.*", None)
-    )
-    if group is None and model in may_be_frozen:
+    # Patterns fit whole names; any parameter of the model will do, where it is one group.
+    rule = next((r for r in rules if re.fullmatch(r[0], f"{model}/x")), None)
+    if rule is None or (rule[1] is None and model in may_be_frozen):
       continue
+    pattern, group = rule
     at = None if group is None else _percent(group, edge, config.get("total_steps", None))
     falls = group is not None and group.get("kind", "constant") in ("cosine", "linear")
     if (

@@ -151,7 +151,9 @@ COSINE = dict(kind="cosine")
     (",joint", dict(joint=False), None, "'codec/\\.\\*' should end at 60 %"),
     ("", dict(refiner_begin_percent=20.0), None, "'refiner/\\.\\*' should begin at 20 %"),
     (",gan=codec", dict(gan=dict(begin_percent=10.0)), None, "'disc.* should begin at 10 %"),
+    (",method=ae,gan=codec", dict(gan=dict(begin_percent=10.0)), None, "should begin at 10 %"),
     ("", {}, [["refiner/.*", None], [".*", COSINE]], "'refiner.* got a frozen group"),
+    ("", {}, [["refiner/block.*", COSINE], ["[^/]*/[^x].*", COSINE]], None),  # several groups
     ("", {}, [["codec/.*", dict(end_percent=60, kind="rsqrt")], [".*", dict(begin_percent=60)]],
      "'codec/.* should end"),
     ("", {}, [["codec/.*", None], [".*", dict(begin_steps=18)]], None),
