@@ -151,8 +151,9 @@ def full_state(workdir, step, devices, rules):
   mesh = sharding.make_mesh(jax.devices()[:devices])
   trainer = C.resolve("trainers", c.trainer.name).Trainer(c, C.build_models(c))
   batch = {"image": np.zeros((16, 8, 8, 1), np.float32)}
-  _, make_state = train_step.build_state(c, trainer, batch, {}, total=12, units={})
-  shapes = jax.eval_shape(make_state, jax.random.key(0), batch, {})
+  stats = trainer.stats([batch])
+  _, make_state = train_step.build_state(c, trainer, batch, stats, total=12, units={})
+  shapes = jax.eval_shape(make_state, jax.random.key(0), batch, stats)
   shardings = sharding.infer(shapes, mesh, rules)
   target = jax.tree.map(
     lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), shapes, shardings
