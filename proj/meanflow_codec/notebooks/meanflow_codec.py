@@ -181,9 +181,9 @@ display(Image(str(picture)))
 # The table of `proj.meanflow_codec.compare`, on the clips above: through bytes, aligned, beside the
 # recordings themselves ("identity") and silence ("zero"). Small is good in `mel`, `lsd`, `fd` and
 # `fd_half`, large in `si_sdr`. `fd` is the Frechet distance of log-mel frames to those of the same
-# clips, `fd_half` that of one half of the clips to the other, where "identity" shows the floor; with
-# few clips it is high. PESQ and STOI are made for speech, so they are shown for your recordings only,
-# as "unavailable" where their packages are missing.
+# clips, `fd_half` that of one half of the clips to the other, where "identity" shows the floor;
+# with few clips it is high. PESQ and STOI are made for speech, so they are shown for your
+# recordings only, as "unavailable" where their packages are missing.
 #
 # Opus and Codec 2 are in the table if their programs are installed (on Debian, Ubuntu and Colab:
 # `apt-get install opus-tools codec2`).
