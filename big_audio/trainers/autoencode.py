@@ -17,7 +17,6 @@ With `predict="x"` the net gives the correction of y and u = (z - x_hat) / max(t
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable
 
 import jax
@@ -85,7 +84,10 @@ class Trainer:
       raise ValueError("config.models.refiner.v_head is for mf, imf and alpha, not fm.")
     if self.dropout and len(self.codec.groups) < 2:
       raise ValueError("config.trainer.quantizer_dropout needs a quantizer of two or more groups.")
-    self._check_average(config.optimizer.get("ema", None))
+    held = ["discriminator/x"] if self.discriminator is not None else []
+    if self.codec.quantizer.get("name", "fsq") == "rvq":  # replacements move its codebooks
+      held.append("codec/quant/books_0/codes")
+    checks.averages(config, held, skip=AVERAGE_SKIP)
     self._check_schedule(config)
     if self.flow is not None:
       guided = 2 if self.scale != 1 else 1
@@ -103,34 +105,18 @@ class Trainer:
     idle = () if self.joint else ("codec",)
     checks.edges(config, edges, may_be_frozen=idle)
 
-  def _check_average(self, ema):
-    """What no average may follow: the discriminator, and codebooks that replacements move."""
-    names = ["discriminator/x"] if self.discriminator is not None else []
-    if self.codec.quantizer.get("name", "fsq") == "rvq":
-      names.append("codec/quant/books_0/codes")
-    skip = (ema or {}).get("skip", "")
-    for name in names:
-      if ema and not (skip and re.fullmatch(skip, name)):
-        raise ValueError(
-          f"config.optimizer.ema.skip={skip!r}: {name.rpartition('/')[0]} must not be averaged. "
-          f'Use skip="{AVERAGE_SKIP}".'
-        )
-
   def _configure(
     self, settings, /, *, name, method="imf", domain="mdct", sub=None, power=0.3, prior="shifted",
     sigma=0.5, predict="x", joint=False, refiner_begin_percent=60.0, weights=None, losses=None,
     far_weight=0.1, quantizer_dropout=0.0, soft_share=0.0, rate_weight=0.0, coded_bits=None,
     gan=None, sample_weight=0.0, sample_share=0.25, sampler=None, scale=1.0,
   ):  # fmt: skip
-    for key, value, most in (
-      ("quantizer_dropout", quantizer_dropout, 1), ("soft_share", soft_share, 1),
-      ("sample_share", sample_share, 1), ("refiner_begin_percent", refiner_begin_percent, 99.9),
-      ("sigma", sigma, None), ("sample_weight", sample_weight, None),
-      ("rate_weight", rate_weight, None), ("far_weight", far_weight, None),
-    ):  # fmt: skip
-      if value < 0 or (most is not None and value > most):
-        end = "" if most is None else f" and at most {most}"
-        raise ValueError(f"config.trainer.{key}={value!r}: expected 0 or more{end}.")
+    checks.ranges(
+      quantizer_dropout=(quantizer_dropout, 1), soft_share=(soft_share, 1),
+      sample_share=(sample_share, 1), refiner_begin_percent=(refiner_begin_percent, 99.9),
+      sigma=(sigma, None), sample_weight=(sample_weight, None), rate_weight=(rate_weight, None),
+      far_weight=(far_weight, None),
+    )  # fmt: skip
     self.dropout, self.soft_share = quantizer_dropout, soft_share
     self.is_fsq = self.codec.quantizer.get("name", "fsq") == "fsq"
     if soft_share and not self.is_fsq:

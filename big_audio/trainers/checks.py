@@ -1,9 +1,38 @@
-"""Whether other parts of a config fit its trainer: what would go wrong late is said early."""
+"""What trainers check of their config, and of its other parts: what would go wrong late, early."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from big_audio import config as C
+
+
+def ranges(**settings) -> None:
+  """Raises ValueError for a setting name=(value, most) of the trainer outside of [0, most].
+
+  A value of None stands for the method's own, `most=None` for no bound.
+  """
+  for key, (value, most) in settings.items():
+    if value is not None and (value < 0 or (most is not None and value > most)):
+      end = "" if most is None else f" and at most {most}"
+      raise ValueError(f"config.trainer.{key}={value!r}: expected 0 or more{end}.")
+
+
+def averages(config, names: Iterable[str], *, skip: str) -> None:
+  """Raises ValueError if the EMA follows a parameter that no average may follow.
+
+  Args:
+    config: of the run.
+    names: of such parameters.
+    skip: of `config.optimizer.ema`, to be advised.
+  """
+  ema = config.optimizer.get("ema", None)
+  given = ema.get("skip", "") if ema else ""
+  for name in names if ema else ():
+    if not (given and re.fullmatch(given, name)):
+      raise ValueError(
+        f"config.optimizer.ema.skip={given!r}: {name.rpartition('/')[0]} must not be averaged. "
+        f'Use skip="{skip}".'
+      )
 
 
 def evaluations(config, cost: int) -> None:
@@ -13,7 +42,7 @@ def evaluations(config, cost: int) -> None:
     config: of the run.
     cost: network evaluations of a sampler's step.
   """
-  for name, cfg in (config.get("evals", None) or {}).items():
+  for name, cfg in config.get("evals", {}).items():
     asked = [("nfe", cfg.get("nfe", []))]
     asked += [(f"variants.{k}", v.get("nfe", [])) for k, v in cfg.get("variants", {}).items()]
     for key, counts in asked:
@@ -39,7 +68,7 @@ def edges(
     parts: {model: ("begin" or "end", per cent of the run)}.
     may_be_frozen: models that the schedule may freeze.
   """
-  rules = config.optimizer.get("schedule", None) or [[".*", {}]]
+  rules = config.optimizer.get("schedule", [[".*", {}]])
   for model, (edge, percent) in parts.items():
     # Patterns fit whole names; any parameter of the model will do, where it is one group.
     rule = next((r for r in rules if re.fullmatch(r[0], f"{model}/x")), None)

@@ -13,6 +13,7 @@ from big_audio import config as C
 from big_audio import sharding
 from big_audio.objectives import alphaflow, flow, guided, meanflow
 from big_audio.samplers import guidance, ode
+from big_audio.trainers import checks
 
 METHODS = ("ae", "fm", "mf", "imf", "alpha")
 PRIORS = ("shifted", "standard")
@@ -63,13 +64,10 @@ class FlowLoss:
         raise ValueError(
           f"{where}.{key}={value!r} is for {', '.join(users)}, not {method}; remove it."
         )
-    for key, value, most in (
-      ("ratio", ratio, 1), ("p", p, None), ("eps", eps, None), ("v_weight", v_weight, None),
-      ("warmup_percent", warmup_percent, 100), ("warmup_steps", warmup_steps, None),
-    ):  # fmt: skip
-      if value is not None and (value < 0 or (most is not None and value > most)):
-        end = "" if most is None else f" and at most {most}"
-        raise ValueError(f"{where}.{key}={value!r}: expected 0 or more{end}.")
+    checks.ranges(
+      ratio=(ratio, 1), p=(p, None), eps=(eps, None), v_weight=(v_weight, None),
+      warmup_percent=(warmup_percent, 100), warmup_steps=(warmup_steps, None),
+    )  # fmt: skip
     if method not in METHODS[1:]:
       raise ValueError(f"{where}.method={method!r}. {C.nearest(method, METHODS)}")
     if warmup is not None and warmup not in WARMUPS:
