@@ -43,11 +43,16 @@ def test_a_limit_is_a_number_of_clips(folder):
     compare.main([folder, "--sr", "8000", "--limit", "-1"])
 
 
-def test_rows_and_true_rates(folder):
+def test_rows_and_true_rates(folder, monkeypatch):
   recordings = compare.clips(folder, SR, 1)
   table = compare.Table(recordings, SR, ("mel", "si_sdr"), ci=True)
+  heard, add = [], table.add
+  monkeypatch.setattr(
+    table, "add", lambda name, out, **kw: heard.extend(out) or add(name, out, **kw)
+  )
   codec = WindowCodec(make_runner())
   compare.add_ours(table, codec, recordings, [0, 1], codings=("packed", "range"))
+  assert heard and all(np.array_equal(w * 32768, np.round(w * 32768)) for w in heard)  # 16 bits
   table.add_controls()
   rows = {r["codec"]: r for r in table.rows}
   assert list(rows) == [
