@@ -74,7 +74,10 @@ def names() -> list[str]:
   import big_audio.datasets as package
 
   prefix = package.__name__ + "."
-  helpers = {"audio", "audio_av", "build", "errors", "manifest", "splits", "records"}
+  helpers = {
+    "audio", "audio_av", "build", "errors", "manifest", "splits", "records", "vimh_meta",
+    "vimh_records", "vimh_pickle", "vimh_write",
+  }  # fmt: skip
   found = [
     m.name.removeprefix(prefix)
     for m in pkgutil.walk_packages(package.__path__, prefix)
