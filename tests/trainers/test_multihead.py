@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -13,10 +12,11 @@ from big_audio.trainers import multihead
 SMALL = dict(model="cnn", widths=[4, 4, 4], features=8)
 
 
-def make(outputs=None, net=SMALL, **trainer):
+def make(outputs=None, net=SMALL, models=None, **trainer):
+  heads = dict(model="heads", outputs=outputs or dict(label=3))
   config = ConfigDict(
     dict(
-      models=dict(net=net, heads=dict(model="heads", outputs=outputs or dict(label=3))),
+      models=dict(net=net, heads=heads, **(models or {})),
       trainer=dict(name="multihead", **trainer),
     )
   )
@@ -36,18 +36,6 @@ def loss(trainer, variables, data, *, train=False, seed=0):
   return trainer.loss(
     variables, data, jax.random.key(seed), step=0, total_steps=1, train=train
   )  # fmt: skip
-
-
-def test_cross_entropy_by_optax():
-  rng = np.random.default_rng(1)
-  logits, target = rng.standard_normal((5, 4)).astype(np.float32), np.array([0, 3, 1, 2, 2])
-  want = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-  np.testing.assert_allclose(multihead.cross_entropy(logits, target), want, rtol=1e-5)
-  smooth = optax.smooth_labels(jax.nn.one_hot(target, 4), 0.1)
-  want = optax.softmax_cross_entropy(logits, smooth)
-  got = multihead.cross_entropy(logits, target, smoothing=0.1)
-  np.testing.assert_allclose(got, want, rtol=1e-5)
-  np.testing.assert_allclose(multihead.cross_entropy(0 * logits, target), np.log(4), rtol=1e-6)
 
 
 def test_total_is_the_weighted_sum_and_every_head_has_a_gradient():
@@ -110,11 +98,105 @@ def test_errors():
     make(heads=dict(labl={}))
   with pytest.raises(ValueError, match='"cross_entropy"'):
     make(heads=dict(label=dict(loss="cross_entrop")))
-  trainer, data = make(heads=dict(label=dict(smothing=0.1))), batch()
-  variables = make().init(jax.random.key(0), data, {})
   with pytest.raises(ValueError, match=r"heads\.label.*smoothing"):
-    loss(trainer, variables, data)
+    make(heads=dict(label=dict(smothing=0.1)))
+  with pytest.raises(ValueError, match=r'heads\.label.*unit="range"'):
+    make(heads=dict(label=dict(loss="ordinal")))
+  with pytest.raises(ValueError, match=r"heads\.label: a scale needs min < max"):
+    make(heads=dict(label=dict(min=2.0, max=1.0, step=0.5)))
+  with pytest.raises(ValueError, match=r"value='x' needs min, max and step"):
+    make(heads=dict(label=dict(value="x")))
+  with pytest.raises(ValueError, match="belong together"):
+    make(aux=["kind"])
+  data = batch()
+  variables = make().init(jax.random.key(0), data, {})
   with pytest.raises(ValueError, match="the batch has no 'label'"):
     loss(make(), variables, {"image": data["image"]})
   with pytest.raises(ValueError, match=r"expected label \[B\]"):
     loss(make(), variables, {**data, "label": np.zeros((6, 2), int)})
+  with pytest.raises(ValueError, match="expected classes"):
+    loss(make(), variables, {**data, "label": np.zeros(6, np.float32)})
+
+
+PHYSICAL = dict(min=10.0, max=20.0, step=5.0, value="hz")
+LOSSES = {
+  "cross_entropy": 3, "ordinal": 3, "weighted_ce": 3, "soft_target": 3, "coral": 2, "corn": 2,
+  "quantized_regression": 1, "normalized_regression": 1,
+}  # fmt: skip
+
+
+def test_losses_of_heads_can_be_mixed():
+  """Every head has the outputs that its loss needs, and each gets a gradient."""
+  heads = {name: dict(PHYSICAL, loss=name, target="label") for name in LOSSES}
+  trainer, data = make(dict.fromkeys(LOSSES, 3), heads=heads), batch()
+  data["hz"] = np.float32(10 + 5 * data["label"])
+  variables = trainer.init(jax.random.key(0), data, {})
+  outputs, _ = trainer.outputs(variables, data)
+  assert {k: v.shape[1] for k, v in outputs.items()} == LOSSES
+  got = trainer.classify(variables, data, None)
+  assert all(got[k].shape == (6, 3) for k in LOSSES)
+  values = trainer.values(variables, data, None)
+  assert values.keys() == LOSSES.keys()
+  assert all(np.all((v >= 10) & (v <= 20)) for v in values.values())
+  grad = jax.grad(lambda v: jnp.sum(loss(trainer, v, data).value))(variables)["params"]
+  assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grad["heads"]))
+  for name in LOSSES:
+    one = loss(trainer, variables, data).logs
+    assert np.all(one[f"{name}_mae"] <= 10) and np.isfinite(one[f"{name}_loss"]).all()
+
+
+def test_measures_of_physical_values():
+  """A head that is sure of a class is wrong by the distance of the two values."""
+  trainer = make(dict(label=5), heads=dict(label=dict(min=10.0, max=28.0, step=5.0, value="hz")))
+  data = {"label": np.array([0, 1, 4]), "hz": np.array([10, 14, 28], np.float32)}
+  sure = 100 * jax.nn.one_hot(np.array([2, 1, 4]), 5)
+  got = trainer.measures("label", sure, trainer.target(data, "label"))
+  np.testing.assert_array_equal(got["accuracy"], [0, 1, 1])
+  np.testing.assert_array_equal(got["within1"], [0, 1, 1])
+  np.testing.assert_allclose(got["mae"], [10, 1, 0], atol=1e-4)  # the last class is cut at max
+
+
+def test_auxiliary_numbers_are_standardised_and_used():
+  trainer = make(
+    aux=["level"], models=dict(aux=dict(model="aux_mlp"))
+  )  # fmt: skip
+  data = batch() | {
+    "level": np.float32([[100, 0], [102, 0], [104, 0], [100, 0], [102, 0], [104, 0]])
+  }
+  stats = trainer.stats([data, data])
+  np.testing.assert_allclose(stats["aux"]["mean"], [102, 0])
+  np.testing.assert_allclose(stats["aux"]["std"], [np.sqrt(8 / 3), 1e-6], rtol=1e-5)
+  variables = trainer.init(jax.random.key(0), data, stats)
+  assert variables["params"]["heads"]["label"]["kernel"].shape == (8 + 32, 3)
+  other = data | {"level": data["level"] + [[3, 0]]}
+  assert (
+    np.abs(loss(trainer, variables, other).value - loss(trainer, variables, data).value).min() > 0
+  )
+  grad = jax.grad(lambda v: jnp.sum(loss(trainer, v, data).value))(variables)["params"]["aux"]
+  assert any(np.abs(g).max() > 0 for g in jax.tree.leaves(grad))
+  with pytest.raises(ValueError, match="the batch has no 'level'"):
+    loss(trainer, variables, batch())
+
+
+def test_learned_weights_balance_heads():
+  """At its best exp(-w) L + w has w = log L."""
+  trainer, data = make(dict(label=3, kind=2), weighting="learned"), batch()
+  variables = trainer.init(jax.random.key(0), data, {})
+  out = loss(trainer, variables, data)
+  np.testing.assert_allclose(out.value, out.logs["label_loss"] + out.logs["kind_loss"], rtol=1e-6)
+  variables["params"]["weights"] = {
+    k: jnp.log(jnp.mean(out.logs[f"{k}_loss"])) for k in ("label", "kind")
+  }
+  grad = jax.grad(lambda v: jnp.mean(loss(trainer, v, data).value))(variables)["params"]["weights"]
+  np.testing.assert_allclose(list(grad.values()), 0, atol=1e-6)
+
+
+def test_running_statistics_are_carried():
+  net = dict(model="cnn", variant="10k")
+  trainer, data = make(net=net), batch(size=12)
+  variables = trainer.init(jax.random.key(0), data, {})
+  before = jax.tree.leaves(variables["batch_stats"])
+  assert loss(trainer, variables, data).updates == {}
+  after = jax.tree.leaves(loss(trainer, variables, data, train=True).updates["batch_stats"])
+  assert len(after) == len(before) == 4
+  assert all(np.abs(a - b).max() > 0 for a, b in zip(after, before, strict=True))
