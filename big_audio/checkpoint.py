@@ -264,20 +264,26 @@ def restore_frozen(workdir: str, target: Mapping[str, Any]) -> dict:
   return out
 
 
-def load_arrays(workdir: str, step: int | None = None) -> tuple[int, dict]:
+def load_arrays(workdir: str, step: int | str | None = None) -> tuple[int, dict]:
   """A checkpoint as a nested dict of numpy arrays, whatever devices wrote it.
 
   Only params, ema, vars and step are read, not the optimizer; frozen parameters are merged into
   both parameter trees.
 
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; None the latest; "best" that of the best `config.ckpt.best`.
+
   Raises:
-    ValueError: no such workdir or step, with the steps that there are.
+    ValueError: no such workdir or step, with the steps that there are; or nothing tells the best.
   """
   folder = _folder(workdir)
   names = os.listdir(folder) if os.path.isdir(folder) else []
   steps = sorted(int(s) for s in names if s.isdigit())
   if not steps:
     raise ValueError(f"{workdir!r} holds no checkpoints/<step>; is it the workdir of a run?")
+  if step == "best":
+    step = _best(workdir, steps)
   if step is not None and step not in steps:
     raise ValueError(f"{workdir!r} has no checkpoint {step}. {C.nearest(str(step), steps)}")
   step = steps[-1] if step is None else step
@@ -297,3 +303,17 @@ def load_arrays(workdir: str, step: int | None = None) -> tuple[int, dict]:
     frozen = reader.restore(frozen_path, args=ocp.args.PyTreeRestore(restore_args=args))
     state["params"] = trees.merge(state["params"], frozen)
   return step, state
+
+
+def _best(workdir, steps):
+  """The step of `steps` whose row has the best `config.ckpt.best`."""
+  ckpt = C.load(os.path.join(workdir, "config.json")).ckpt
+  name = ckpt.get("best", None)
+  if not name:
+    raise ValueError(f"{workdir!r}: no checkpoint is the best, since config.ckpt.best is not set.")
+  path = os.path.join(workdir, metrics.FILE)
+  rows = metrics.read_rows(path) if os.path.isfile(path) else []
+  found = {r["step"]: r[name] for r in rows if r["step"] in steps and name in r}
+  if not found:
+    raise ValueError(f"{workdir!r}: no checkpoint was saved where {name!r} was measured.")
+  return (max if ckpt.get("best_mode", "min") == "max" else min)(found, key=found.get)

@@ -116,9 +116,11 @@ class Runner:
     return fn(self._state, batch, jax.random.key(0) if rng is None else rng, **kw)
 
 
-def parse_spec(spec: str) -> tuple[str, int | None]:
-  """ "workdir" or "workdir:step" -> (workdir, step or None)."""
+def parse_spec(spec: str) -> tuple[str, int | str | None]:
+  """ "workdir", "workdir:step" or "workdir:best" -> (workdir, step, "best" or None)."""
   head, _, tail = spec.rpartition(":")
+  if head and tail == "best":
+    return head, tail
   return (head, int(tail)) if head and tail.isdigit() else (spec, None)
 
 
@@ -126,7 +128,7 @@ def open_workdir(spec: str, *, ema: bool = True, config=None) -> Runner:
   """The model that a run trained.
 
   Args:
-    spec: "workdir" (latest checkpoint) or "workdir:step".
+    spec: "workdir" (latest checkpoint), "workdir:step" or "workdir:best" (by config.ckpt.best).
     ema: use the averaged parameters where there are any.
     config: in place of the stored one, e.g. with another compute type.
 
@@ -153,7 +155,7 @@ class Function:
 
   def __init__(self, where: str, spec: str, *, ema: bool = True):
     head, _, self._name = spec.rpartition(":")
-    if not head or self._name.isdigit():
+    if not head or self._name.isdigit() or self._name == "best":
       raise ValueError(f'{where}={spec!r}: expected "workdir:function" or "workdir:step:function".')
     self._runner = open_workdir(head, ema=ema)
     names = self._runner.trainer.predict_fns()

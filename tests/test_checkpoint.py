@@ -175,6 +175,25 @@ def test_load_arrays_names_what_there_is(tmp_path):
   assert checkpoint.load_arrays(str(tmp_path), 20)[0] == 20
 
 
+@pytest.mark.parametrize("mode, want", [("min", 40), ("max", 20)])
+def test_the_best_is_found_by_its_row(tmp_path, mode, want):
+  with pytest.raises(ValueError, match="is it the workdir"):
+    checkpoint.load_arrays(str(tmp_path), "best")
+  write(tmp_path, [20, 40, 60], keep_latest=3)
+  config = {"ckpt": dict(every_steps=20, best="val/x", best_mode=mode)}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match="no checkpoint was saved"):
+    checkpoint.load_arrays(str(tmp_path), "best")
+  # Step 10 is better, but there is no checkpoint of it.
+  rows = [{"step": 10, "val/x": 0.0 if mode == "min" else 99.0}, {"step": 20, "val/x": 3.0},
+          {"step": 40, "val/x": 1.0}, {"step": 60, "val/x": 2.0}]  # fmt: skip
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+  assert checkpoint.load_arrays(str(tmp_path), "best")[0] == want
+  (tmp_path / "config.json").write_text(json.dumps({"ckpt": dict(every_steps=20)}))
+  with pytest.raises(ValueError, match=r"config\.ckpt\.best is not set"):
+    checkpoint.load_arrays(str(tmp_path), "best")
+
+
 def test_frozen_parameters(tmp_path):
   frozen = {"clip": {"w": jnp.arange(6.0).reshape(2, 3)}}
   shapes = jax.tree.map(

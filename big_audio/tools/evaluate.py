@@ -3,10 +3,10 @@
   python -m big_audio.tools.evaluate runs/a runs/b:12000 --out tables/test --split test
   python -m big_audio.tools.evaluate runs/matrix --out tables/nfe --nfe 1 2 4 8 --only distance
 
-RUNS are workdirs (their latest checkpoint), workdir:step, or folders of workdirs such as that of a
-sweep. The evaluators are those of each run's own config; those that write samples run only if named
-by --only, and a run that has none of the named ones is left out. Settings of the config are changed
-by --config.evals.distance.limit=64 and the like.
+RUNS are workdirs (their latest checkpoint), workdir:step, workdir:best, or folders of workdirs such
+as that of a sweep. The evaluators are those of each run's own config; those that write samples run
+only if named by --only, and a run that has none of the named ones is left out. Settings of the
+config are changed by --config.evals.distance.limit=64 and the like.
 
 OUT.json and OUT.csv grow with every evaluator, and what they hold is not computed again, unless the
 checkpoint (or that of a run that judges it) holds other numbers than it did. Which splits of the
@@ -271,7 +271,7 @@ def parser() -> argparse.ArgumentParser:
     prog="python -m big_audio.tools.evaluate", description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
-  p.add_argument("runs", metavar="RUNS", nargs="+", help="workdir[:step], or a folder of workdirs")
+  p.add_argument("runs", metavar="RUNS", nargs="+", help="workdir[:step|:best], or a folder")
   p.add_argument("--out", required=True, help="OUT.json and OUT.csv are written")
   p.add_argument("--only", nargs="+", default=(), metavar="NAME", help="of config.evals")
   p.add_argument("--nfe", nargs="+", type=int, default=(), help="numbers of evaluations")

@@ -6,21 +6,21 @@ import os
 from typing import Any
 
 from big_audio import config as C
+from big_audio import inference
 from big_audio.tools import manifests
 
 SWEEP = "sweep.jsonl"
 
 
-def expand(specs) -> list[tuple[str, int | None]]:
-  """[(workdir, step or None)] of "workdir", "workdir:step" or a folder of workdirs.
+def expand(specs) -> list[tuple[str, int | str | None]]:
+  """[(workdir, step)] of "workdir" (step None), "workdir:step", "workdir:best" or a folder of them.
 
   Raises:
     ValueError: a spec that is none of these.
   """
   out = []
   for spec in specs:
-    head, _, tail = str(spec).rpartition(":")
-    path, step = (head, int(tail)) if head and tail.isdigit() else (str(spec), None)
+    path, step = inference.parse_spec(str(spec))
     path = os.path.normpath(path)
     if os.path.isfile(os.path.join(path, "config.json")):
       out.append((path, step))
