@@ -22,6 +22,7 @@ MEL_WINDOWS = (128, 256, 512, 1024, 2048)
 MELS = (16, 32, 64, 80, 80)
 STFT_WINDOWS = (128, 256, 512, 1024)
 LOUDNESS_WINDOWS = (256,)
+MULTI_SCALE_WINDOWS = (2048, 1024, 512, 256, 128, 64)
 MDCT_WINDOWS = (128, 512, 2048)
 WEIGHTS = {"wave": 12.0, "mel": 1.0, "stft": 1.0, "loudness": 2.0}
 TERMS = (*WEIGHTS, "mdct")
@@ -109,6 +110,38 @@ def stft_l1(
   _check("stft_l1", pred, target, mask)
   x, y = spectra(pred, windows, mask), spectra(target, windows, mask)
   return _stft(x, y, windows, power, mask)
+
+
+def multi_scale_spectral(
+  pred: jax.Array,
+  target: jax.Array,
+  *,
+  windows: Sequence[int] = MULTI_SCALE_WINDOWS,
+  mask: jax.Array | None = None,
+) -> jax.Array:
+  """Multi-scale magnitudes (Engel et al. 2020, DDSP, eq. 4, linear part): mean of ||X| - |X'||.
+
+  Plain Hann windows: long ones, whose magnitudes are larger, weigh more than in `stft_l1`.
+
+  Args:
+    pred: f32[B, T, C].
+    target: f32[B, T, C].
+    windows: STFT windows in samples; the hop is a quarter.
+    mask: bool[B, T].
+
+  Returns:
+    f32[B].
+
+  Raises:
+    ValueError: shapes disagree.
+  """
+  _check("multi_scale_spectral", pred, target, mask)
+  x, y = spectra(pred, windows, mask), spectra(target, windows, mask)
+  total = 0.0
+  for w in windows:
+    plain = np.sqrt(3 * w / 8)  # what `spectra` divides by
+    total += plain * _frame_mean(jnp.abs(jnp.sqrt(x[w]) - jnp.sqrt(y[w])), w // 4, mask)
+  return total / len(windows)
 
 
 def loudness_l1(

@@ -12,6 +12,7 @@ LOSSES = {
   "wave": lambda x, y, m=None: P.wave_l1(x, y, m),
   "mel": lambda x, y, m=None: P.mel_l1(x, y, 8000, windows=(128, 512), mels=(16, 64), mask=m),
   "stft": lambda x, y, m=None: P.stft_l1(x, y, windows=(128, 512), mask=m),
+  "multi": lambda x, y, m=None: P.multi_scale_spectral(x, y, windows=(64, 512), mask=m),
   "loudness": lambda x, y, m=None: P.loudness_l1(x, y, 8000, mask=m),
   "mdct": lambda x, y, m=None: P.mdct_l1(x, y, windows=(64, 256), mask=m),
   "all": lambda x, y, m=None: P.reconstruction(x, y, 8000, mask=m, **SMALL)[0],
@@ -37,6 +38,10 @@ def test_values_by_librosa():
     unit = np.sqrt(np.sum(librosa.filters.get_window("hann", 256) ** 2))
     want = np.mean(np.abs((a / unit) ** 0.3 - (c / unit) ** 0.3))
     np.testing.assert_allclose(P.stft_l1(x, y, windows=(256,))[b], want, rtol=1e-3)
+    short = [_librosa(s[b, :, 0].astype(np.float64), 64) for s in (x, y)]
+    want = (np.mean(np.abs(a - c)) + np.mean(np.abs(short[0] - short[1]))) / 2
+    got = P.multi_scale_spectral(x, y, windows=(256, 64))[b]
+    np.testing.assert_allclose(got, want, rtol=1e-3)
     bank = librosa.filters.mel(sr=8000, n_fft=256, n_mels=24, norm=None, dtype=np.float64)
     diff = (bank @ (a / unit) ** 2) ** 0.23 - (bank @ (c / unit) ** 2) ** 0.23
     want = np.mean(np.where(diff > 0, 3 * diff, -diff))

@@ -1,0 +1,189 @@
+r"""Synthesiser parameters from spectrograms: one small network, one head for each parameter.
+
+  python train.py --config configs/vimh.py --workdir runs/vimh
+
+4096 sawtooth sounds rendered at the start (2949 to train, 327 validation, 820 test), no download.
+Half a minute on two CPU cores; expect val/test/log10_decay_time_within1 of about .99 and
+val/test/note_velocity_accuracy of about .9 in the last row of metrics.jsonl.
+
+A data set of your own, made by `python -m big_audio.tools.make_vimh generate` or by any other
+writer of the format; heads, classes and sizes come from its vimh_dataset_info.json:
+
+  --config configs/vimh.py:dir=data/vimh-32x32x1_8000Hz_1p0s_4096dss_simple_2p
+
+Losses: one name for all heads, or one for some of them, the others having the first:
+
+  --config configs/vimh.py:loss=ordinal
+  --config configs/vimh.py:loss=soft_target/note_velocity=cross_entropy
+
+What the network sees: `input=image` the picture, scaled by its own least and largest level; `db`
+levels on one scale for all; `leaf` the sound, through a learnt filter bank. The picture alone does
+not tell how loud a sound was: `aux=scale` (the default) adds its two levels.
+"""
+
+from ml_collections import ConfigDict
+
+from big_audio.config import args, nearest, resolve
+
+NETS = (
+  "cnn_10k", "cnn_39k", "cnn_1.1m", "cnn_7.9k", "cnn_69k", "cnn_422k",
+  "vit_23k", "vit_116k", "vit_38k", "vit_210k", "vit_822k",
+  "convnext_18k", "convnext_73k", "convnext_288k", "convnext_725k", "convnext_123k",
+  "convnext_309k", "convnext_1.0m", "convnext_10.4m",
+  "efficientnet_66k", "efficientnet_7.2m", "mlp_8.5k", "mlp_68k", "mlp_1.0m",
+)  # fmt: skip
+VIT_WIDTH = {"23k": 32, "116k": 64, "38k": 32, "210k": 64, "822k": 128}
+
+ARGS = dict(
+  synth="simple_saw",  # a named configuration of big_audio/datasets/synths.py, rendered at once
+  size=4096,  # sounds of it
+  data_seed=12345,
+  dir="",  # a VIMH folder, in place of synth
+  form=("binary", "pickle"),  # which of the folder's files
+  classes=("step", "256"),  # of a head: one for each step of its parameter, or for each byte
+  net=NETS,  # the numbers are parameters, see big_audio/models/*.py
+  patch=0,  # of a vit, in pixels; 0: the variant's
+  loss="soft_target",  # NAME, or NAME/HEAD=NAME/...
+  weights="",  # of the heads' losses: HEAD=NUMBER/..., others 1; or "learned"
+  unit=("range", "physical", "class"),  # of distances in ordinal and regression losses
+  input=("image", "db", "leaf"),
+  aux=("scale", "decay", "both", "none"),  # numbers beside the picture
+  epochs=5,
+  batch=64,
+  lr=0.0,  # 0: what suits the net
+  schedule=("cosine", "plateau", "constant"),
+  wd=1e-4,
+  clip=1.0,
+  patience=5,  # evaluations without progress until a plateau lowers the rate
+  stop_after=0,  # evaluations without progress that end the run; 0: never
+  audio=True,  # at the end, hear what the estimated parameters sound like
+  smoke=False,
+)  # fmt: skip
+
+LR = dict(cnn=3e-3, vit=2e-3, convnext=2e-3, efficientnet=3e-3, mlp=3e-3)
+
+
+def source(a, split):
+  """The data set of a split."""
+  classes = 256 if a.classes == "256" else "step"
+  common = dict(split=split, classes=classes, **({"wav": True} if a.input == "leaf" else {}))
+  if a.dir:
+    return dict(source="vimh", dir=a.dir, form=a.form, **common)
+  return dict(source="worlds.synth", synth=a.synth, size=a.size, seed=a.data_seed, **common)
+
+
+def metadata(a):
+  """What the data set says of itself."""
+  if a.dir:
+    return resolve("datasets", "vimh_meta").read(a.dir)
+  return resolve("datasets", "worlds.synth").metadata(a.synth, size=a.size)
+
+
+def per_head(a, what, heads):
+  """{head: text} of "HEAD=TEXT/HEAD=TEXT"."""
+  out = {}
+  for part in filter(None, what.split("/")):
+    head, eq, text = part.partition("=")
+    if not eq or head not in heads:
+      raise ValueError(f"configs/vimh.py: {part!r}: expected HEAD=.... {nearest(head, heads)}")
+    out[head] = text
+  return out
+
+
+def head_settings(a, data):
+  """config.trainer.heads."""
+  heads = data.names
+  first, _, others = a.loss.partition("/")
+  if "=" in first:
+    raise ValueError("configs/vimh.py: loss begins with that of all heads: loss=NAME/HEAD=NAME.")
+  losses = per_head(a, others, heads)
+  weights = {} if a.weights == "learned" else per_head(a, a.weights, heads)
+  out = {}
+  for parameter in data.parameters:
+    head = parameter.name
+    loss = losses.get(head, first)
+    extra = {"unit": a.unit} if loss == "ordinal" or loss.endswith("_regression") else {}
+    if loss == "soft_target":
+      extra = dict(shape="triangular", width=2.0, centre="label")
+    elif loss == "ordinal":
+      extra |= dict(distance="l1", alpha=0.1)
+    elif loss == "weighted_ce":
+      extra = dict(power=2.0)
+    out[head] = dict(
+      loss=loss, weight=float(weights.get(head, 1)), value=f"{head}/value",
+      min=parameter.min, max=parameter.max, step=parameter.step, **extra,
+    )  # fmt: skip
+  return out
+
+
+def get_config(arg=""):
+  """A network with a head for each varying parameter of the data."""
+  a = args(arg, ARGS)
+  if a.dir and (a.synth != ARGS["synth"] or a.size != ARGS["size"]):
+    raise ValueError("configs/vimh.py: a folder has its own sounds; leave out synth and size.")
+  if a.input == "leaf" and a.aux != "none":
+    raise ValueError("configs/vimh.py: input=leaf hears the sound itself; use aux=none.")
+  family, _, variant = a.net.partition("_")
+  if a.patch and family != "vit":
+    raise ValueError(f"configs/vimh.py: net={a.net} takes no patch.")
+  if a.smoke:
+    a = ConfigDict({**a, "size": 256 if not a.dir else a.size, "epochs": 1, "batch": 32})
+  data = metadata(a)
+  keys = [k for h in data.names for k in (h, f"{h}/value")]
+  ops = {"image": ["value_range(-1, 1)"], "db": ["spec_db(-100, 20)"], "leaf": []}[a.input]
+  beside = dict(scale=["aux"], decay=["decay_time"], both=["aux", "decay_time"], none=[])
+  aux = beside[a.aux]
+  hop = data.raw["spectrogram_config"]["hop_length"]
+  before = {"aux": "spec_numbers()", "decay_time": f"decay_time({hop / data.sr!r})"}
+  see = "wav" if a.input == "leaf" else "image"
+  pp = [before[k] for k in aux]
+  pp += [*ops, "keep(" + ", ".join(f'"{k}"' for k in (see, *aux, *keys)) + ")"]
+  pp = "|".join(pp)
+
+  c = ConfigDict()
+  c.seed = 0
+  c.total_epochs = a.epochs
+  c.input = dict(
+    batch_size=a.batch, num_threads=1, num_workers=0, max_bad_share=0.0,
+    data=dict(train=dict(source(a, "train"), pp=pp)),
+  )  # fmt: skip
+  net = dict(model=family, variant=variant)
+  if a.patch:
+    net["patch"] = a.patch
+  if a.input == "leaf":
+    net = dict(model="leaf", sr=int(data.sr), filters=32, trunk=net)
+  outputs = data.heads(256 if a.classes == "256" else "step")
+  hidden = VIT_WIDTH[variant] if family == "vit" else None
+  c.models = dict(net=net, heads=dict(model="heads", outputs=outputs, hidden=hidden))
+  if aux:
+    c.models.aux = dict(model="aux_mlp", hidden=32, dropout=0.0, frequencies=16, sigma=1.0)
+  c.trainer = dict(
+    name="multihead", key=see, heads=head_settings(a, data), aux=aux,
+    weighting="learned" if a.weights == "learned" else "fixed",
+  )  # fmt: skip
+  kind = "cosine" if a.schedule == "cosine" else "constant"
+  warmup = {} if a.schedule == "plateau" else dict(warmup_percent=5)
+  c.optimizer = dict(
+    name="adam", lr=a.lr or LR[family], wd=a.wd, clip=a.clip, ema=dict(decay=0.98),
+    schedule=[[".*", dict(kind=kind, **warmup)]],
+  )  # fmt: skip
+  c.log = dict(every_steps=10)
+  # The best is that of the validation items, which are cut from the training file.
+  c.ckpt = dict(every_epochs=1, keep_latest=1, best="val/val/loss", best_mode="min")
+  if a.schedule == "plateau" or a.stop_after:
+    patience = a.patience if a.schedule == "plateau" else 0
+    c.plateau = dict(
+      metric="val/val/loss", mode="min", patience=patience, factor=0.5, stop_after=a.stop_after
+    )
+  common = dict(batch_size=256)
+  test = dict(source(a, "test"), pp=pp)
+  c.evals = dict(
+    val=dict(type="mean", data=dict(source(a, "validation"), pp=pp), log_epochs=1, **common),
+    test=dict(type="mean", data=test, log_percent=100, **common),
+    confusion=dict(type="classify", data=test, log_percent=100, **common),
+  )
+  if a.audio and a.input != "leaf":
+    c.evals.audio = dict(
+      type="proj.vimh.audio", data=test, log_percent=100, limit=128, count=4, **common
+    )
+  return c
