@@ -7,14 +7,14 @@ batch, an example has the same features in any batch. The variants have two, wit
 ReLU, like the SimpleCNN of lightning-hydra-template-extended (images with an odd side keep their
 last row and column when they are pooled, which are dropped there):
 
-| variant | parameters | with the input and heads | known as |
-|---|---|---|---|
-| 10k | 10 411 | 32x32x1, 3 + 24 | cnn_micro |
-| 39k | 39 483 | 32x32x1, 3 + 24 | cnn_tiny |
-| 1.1m | 1 137 819 | 32x32x1, 3 + 24 | cnn_64k |
-| 7.9k | 7 851 | 28x28x1, 10 | mnist_cnn_8k |
-| 69k | 68 994 | 28x28x1, 10 | mnist_cnn_68k |
-| 422k | 421 834 | 28x28x1, 10 | mnist_cnn_421k |
+| variant | parameters | with the input and heads | at 32x32x1, 3 + 24 | known as |
+|---|---|---|---|---|
+| 10k | 10 411 | 32x32x1, 3 + 24 | 10 411 | cnn_micro |
+| 39k | 39 483 | 32x32x1, 3 + 24 | 39 483 | cnn_tiny |
+| 1.1m | 1 137 819 | 32x32x1, 3 + 24 | 1 137 819 | cnn_64k |
+| 7.9k | 7 851 | 28x28x1, 10 | 8 293 | mnist_cnn_8k |
+| 69k | 68 994 | 28x28x1, 10 | 70 167 | mnist_cnn_68k |
+| 422k | 421 834 | 28x28x1, 10 | 424 027 | mnist_cnn_421k |
 """
 
 from collections.abc import Sequence

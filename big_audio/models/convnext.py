@@ -4,16 +4,16 @@ A block is x + project(GRN(GELU(expand(norm(depthwise(x)))))), expanded four tim
 patches of 2 x 2 where a side is below 64 pixels, else of 4 x 4. Odd sides are padded with zeros
 before they are halved. Weights start as normals of deviation .02, cut off at two deviations.
 
-| variant | parameters | with the input and heads | known as |
-|---|---|---|---|
-| 18k | COUNT | 28x28x1, 10 | mnist tiny, mnist_convnext_18k |
-| 73k | COUNT | 28x28x1, 10 | mnist small, mnist_convnext_73k |
-| 288k | COUNT | 28x28x1, 10 | mnist base, mnist_convnext_288k |
-| 725k | COUNT | 28x28x1, 10 | mnist large, mnist_convnext_725k |
-| 123k | COUNT | 32x32x3, 10 | cifar10_convnext_64k |
-| 309k | COUNT | 32x32x3, 10 | cifar10_convnext_128k |
-| 1.0m | COUNT | 32x32x3, 100 | cifar100_convnext_1m |
-| 10m | COUNT | 32x32x3, 100 | cifar100_convnext_10m |
+| variant | parameters | with the input and heads | at 32x32x1, 3 + 24 | known as |
+|---|---|---|---|---|
+| 18k | 18 002 | 28x28x1, 10 | 18 563 | mnist tiny, mnist_convnext_18k |
+| 73k | 73 402 | 28x28x1, 10 | 74 507 | mnist small, mnist_convnext_73k |
+| 288k | 288 118 | 28x28x1, 10 | 289 767 | mnist base, mnist_convnext_288k |
+| 725k | 724 938 | 28x28x1, 10 | 727 131 | mnist large, mnist_convnext_725k |
+| 123k | 122 898 | 32x32x3, 10 | 123 939 | cifar10_convnext_64k |
+| 309k | 309 238 | 32x32x3, 10 | 310 791 | cifar10_convnext_128k |
+| 1.0m | 1 010 836 | 32x32x3, 100 | 1 000 107 | cifar100_convnext_1m |
+| 10.4m | 10 353 730 | 32x32x3, 100 | 10 328 793 | cifar100_convnext_10m |
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ VARIANTS = {
   "123k": dict(depths=(2, 2, 4, 2), widths=(8, 16, 32, 64), kernel=3, drop=0.05),
   "309k": dict(depths=(2, 2, 6, 2), widths=(12, 24, 48, 96), kernel=3, drop=0.05),
   "1.0m": dict(depths=(3, 3, 9, 3), widths=(18, 36, 72, 144), kernel=3, drop=0.1),
-  "10m": dict(depths=(4, 6, 18, 6), widths=(42, 84, 168, 336), kernel=3, drop=0.2),
+  "10.4m": dict(depths=(4, 6, 18, 6), widths=(42, 84, 168, 336), kernel=3, drop=0.2),
 }
 INIT = nn.initializers.truncated_normal(0.02)
 

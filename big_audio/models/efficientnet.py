@@ -5,10 +5,10 @@ multiple of 8, like the SimpleEfficientNet of lightning-hydra-template-extended.
 the expanded channels by four (in the paper, the block's input). Batch norm keeps .9 of its running
 averages.
 
-| variant | parameters | with the input and heads | known as |
-|---|---|---|---|
-| 66k | COUNT | 28x28x1, 10 | mnist_efficientnet_66k |
-| 7.2m | COUNT | 28x28x1, 10 | mnist_efficientnet_7m |
+| variant | parameters | with the input and heads | at 32x32x1, 3 + 24 | known as |
+|---|---|---|---|---|
+| 66k | 66 016 | 28x28x1, 10 | 66 985 | mnist_efficientnet_66k |
+| 7.2m | 7 155 082 | 28x28x1, 10 | 7 176 859 | mnist_efficientnet_7m |
 """
 
 import math

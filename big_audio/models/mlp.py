@@ -3,11 +3,11 @@
 The SimpleDenseNet of lightning-hydra-template-extended, and its SimpleMLP with norm="none". The
 first layer depends on the image's size:
 
-| variant | parameters | with the input and heads | known as |
-|---|---|---|---|
-| 8.5k | 8 470 | 28x28x1, 10 | mnist_sdn_8k |
-| 68k | 67 978 | 28x28x1, 10 | mnist_sdn_68k |
-| 1.0m | 1 008 160 | 32x32x3, 100 | cifar100_sdn_1m |
+| variant | parameters | with the input and heads | at 32x32x1, 3 + 24 | known as |
+|---|---|---|---|---|
+| 8.5k | 8 470 | 28x28x1, 10 | 11 057 | mnist_sdn_8k |
+| 68k | 67 978 | 28x28x1, 10 | 84 443 | mnist_sdn_68k |
+| 1.0m | 1 008 160 | 32x32x3, 100 | 553 227 | cifar100_sdn_1m |
 """
 
 from collections.abc import Sequence

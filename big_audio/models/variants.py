@@ -9,10 +9,20 @@ import flax.linen as nn
 from big_audio import config as C
 
 
+def attributes(cls: type[nn.Module], *more: inspect.Parameter) -> inspect.Signature:
+  """The signature of a function that takes a module's attributes by keyword, and `more`."""
+  own = [
+    p.replace(kind=p.KEYWORD_ONLY)
+    for p in inspect.signature(cls).parameters.values()
+    if p.name not in ("parent", "name")
+  ]
+  return inspect.Signature([*more, *own])
+
+
 def sized(
   cls: type[nn.Module], variants: Mapping[str, Mapping[str, Any]]
 ) -> Callable[..., nn.Module]:
-  """The function `Model(*, variant=None, **kw)` of a model file: a size by name, changed by keywords.
+  """The function `Model(*, variant=None, **kw)` of a model file: a size, changed by keywords.
 
   Its signature and docstring are those of `cls` with `variant` added, so that a config is checked
   against them.
@@ -26,15 +36,10 @@ def sized(
   """
 
   def Model(*, variant: str | None = None, **kw) -> nn.Module:
-    where = f"{cls.__module__}: variant"
-    return cls(**{**(C.pick(where, variants, variant) if variant else {}), **kw})
+    size = C.pick(f"{cls.__module__}: variant", variants, variant) if variant else {}
+    return cls(**{**size, **kw})
 
-  own = [
-    p.replace(kind=p.KEYWORD_ONLY)
-    for p in inspect.signature(cls).parameters.values()
-    if p.name not in ("parent", "name")
-  ]
   variant = inspect.Parameter("variant", inspect.Parameter.KEYWORD_ONLY, default=None)
-  Model.__signature__ = inspect.Signature([*own, variant])
+  Model.__signature__ = attributes(cls, variant)
   Model.__module__, Model.__doc__ = cls.__module__, cls.__doc__
   return Model

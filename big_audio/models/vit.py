@@ -5,13 +5,13 @@ after the last norm is the output. Weights, positions and token start as normals
 cut off at two deviations. The heads of the sizes below have a hidden layer as wide as the output:
 dict(model="heads", hidden=D).
 
-| variant | parameters | with the input and heads | known as |
-|---|---|---|---|
-| 23k | 22 779 | 32x32x1, 3 + 24 (hidden 32) | vit_micro |
-| 116k | 115 867 | 32x32x1, 3 + 24 (hidden 64) | vit_tiny |
-| 38k | 37 770 | 28x28x1, 10 (hidden 32) | mnist_vit_38k |
-| 210k | 210 058 | 28x28x1, 10 (hidden 64) | mnist_vit_210k |
-| 822k | 821 514 | 28x28x1, 10 (hidden 128) | mnist_vit_821k |
+| variant | parameters | with the input and heads | at 32x32x1, 3 + 24 | known as |
+|---|---|---|---|---|
+| 23k | 22 779 | 32x32x1, 3 + 24 (hidden 32) | 22 779 | vit_micro |
+| 116k | 115 867 | 32x32x1, 3 + 24 (hidden 64) | 115 867 | vit_tiny |
+| 38k | 37 770 | 28x28x1, 10 (hidden 32) | 39 867 | mnist_vit_38k |
+| 210k | 210 058 | 28x28x1, 10 (hidden 64) | 216 283 | mnist_vit_210k |
+| 822k | 821 514 | 28x28x1, 10 (hidden 128) | 842 139 | mnist_vit_821k |
 """
 
 import math

@@ -3,6 +3,8 @@
 Images are [B, H, W, C]. All of it can be differentiated forwards (`jax.jvp`).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -37,17 +39,23 @@ class DepthwiseConv2D(nn.Module):
     k, s = self.kernel, self.stride
     if k % 2 == 0:
       raise ValueError(f"DepthwiseConv2D: expected an odd kernel, got {k}.")
-    height, width, c = x.shape[1:]
+    c = x.shape[-1]
     init = self.kernel_init or nn.initializers.variance_scaling(
       1.0, "fan_in", "truncated_normal", in_axis=(0, 1)
     )
     w = self.param("kernel", init, (k, k, c))
-    bias = self.param("bias", nn.initializers.zeros, (c,)) if self.use_bias else 0
-    x = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    taps = (
-      x[:, i : i + height : s, j : j + width : s] * w[i, j] for i in range(k) for j in range(k)
-    )
-    return sum(taps, start=bias)
+    x = _depthwise(x, w, s)
+    return x + self.param("bias", nn.initializers.zeros, (c,)) if self.use_bias else x
+
+
+@functools.partial(jax.jit, static_argnums=2)  # traced once for all layers of a shape
+def _depthwise(x, w, s):
+  """[B, H, W, C], taps [k, k, C] -> [B, ceil(H / s), ceil(W / s), C]."""
+  k, (height, width) = w.shape[0], x.shape[1:3]
+  x = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+  return sum(
+    x[:, i : i + height : s, j : j + width : s] * w[i, j] for i in range(k) for j in range(k)
+  )
 
 
 class GRN(nn.Module):
