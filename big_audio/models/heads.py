@@ -1,23 +1,61 @@
-"""Linear heads on shared features: one vector of outputs for each name."""
+"""Heads on shared features: one vector of outputs for each name."""
 
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
 
 
 class Model(nn.Module):
-  """Heads.
+  """Heads: linear ones, and ordinal ones whose outputs share one direction.
+
+  An ordinal head of K ordered classes (CORAL, Cao et al. 1901.07884) has one score w x and K - 1
+  cuts: output k is the logit of "the class is above k". The cuts start at the logits of K equally
+  probable classes, so they fall with k.
 
   Attributes:
-    outputs: {name: width}, e.g. the number of classes.
+    outputs: {name: width} of linear heads, e.g. the number of classes.
+    hidden: width of a layer with tanh in front of each head; None: no such layer. With it, all
+      weights start as normals of deviation .02, cut off at two deviations (2010.11929).
+    ranks: {name: K - 1} of ordinal heads.
     variant: unused.
   """
 
   outputs: Mapping[str, int]
+  hidden: int | None = None
+  ranks: Mapping[str, int] | None = None
   variant: str | None = None
+
+  @property
+  def widths(self) -> dict[str, int]:
+    """{name: width} of all heads, the linear ones first."""
+    return {**self.outputs, **(self.ranks or {})}
 
   @nn.compact
   def __call__(self, features):
-    """f32[B, D] -> {name: f32[B, width]}."""
-    init = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
-    return {k: nn.Dense(n, kernel_init=init, name=k)(features) for k, n in self.outputs.items()}
+    """f32[B, D] -> {name: f32[B, width]}.
+
+    Raises:
+      ValueError: a name both in outputs and ranks.
+    """
+    ranks = self.ranks or {}
+    twice = sorted(set(self.outputs) & set(ranks))
+    if twice:
+      raise ValueError(f"heads: {', '.join(twice)} in both outputs and ranks; keep one of them.")
+    if self.hidden:
+      init = nn.initializers.truncated_normal(0.02)
+    else:
+      init = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
+    out = {}
+    for name, width in self.widths.items():
+      x = features
+      if self.hidden:
+        x = jnp.tanh(nn.Dense(self.hidden, kernel_init=init, name=f"{name}_hidden")(x))
+      if name in ranks:
+        above = np.arange(width, 0, -1) / (width + 1)  # P(class > k) of equally probable classes
+        cuts = self.param(f"{name}_cuts", lambda _, p=above: jnp.asarray(np.log(p / (1 - p)), "f4"))
+        out[name] = nn.Dense(1, use_bias=False, kernel_init=init, name=name)(x) + cuts
+      else:
+        out[name] = nn.Dense(width, kernel_init=init, name=name)(x)
+    return out
