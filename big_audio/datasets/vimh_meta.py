@@ -168,7 +168,8 @@ def parse(raw: Mapping[str, Any], *, where: str = "metadata") -> Metadata:
     raise ValueError(f"{where}: {len(names)} parameters; a record counts them in one byte.")
   if _whole(where, raw, "varying_parameters", 1, 255) != len(names):
     raise ValueError(
-      f"{where}: varying_parameters={raw['varying_parameters']}, but parameter_names has {len(names)}."
+      f"{where}: varying_parameters={raw['varying_parameters']}, but parameter_names has "
+      f"{len(names)}."
     )
   mappings = _get(where, raw, "parameter_mappings", Mapping)
   fixed = raw.get("fixed_parameters", {})

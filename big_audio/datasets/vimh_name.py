@@ -1,6 +1,7 @@
 """Names of VIMH data sets' folders, which tell what is in them.
 
-    vimh-{H}x{W}x{C}_{sr}Hz_{secs}s_{n}dss_{voice}_{P}p[_suffix...]    vimh-32x32x1_8000Hz_1p0s_256dss_simple_2p
+    vimh-{H}x{W}x{C}_{sr}Hz_{secs}s_{n}dss_{voice}_{P}p[_suffix...]
+    vimh-32x32x1_8000Hz_1p0s_256dss_simple_2p
 
 A point in a number is written p. A folder may have any other name; one that is named so has to
 keep its word.
