@@ -1,10 +1,10 @@
 """The pickled twins of a VIMH data set's files: `train_batch` and `test_batch`.
 
-A dict: data u8[n,HWC], planes as in the records; vimh_labels, a list of [N, id, value, id, value...];
-scale_factors f32[n,2]; height, width, channels, image_size. A pickle is a program, and
-loading one runs what its author chose. Here it is not run: its instructions are read one by one, and
-those that do not describe containers, numbers, strings or arrays of numbers are refused. No number
-in a file is given memory that the file does not fill.
+A dict: data u8[n,HWC], planes as in the records; vimh_labels, a list of [N, id, value, id, ...];
+scale_factors f32[n,2]; height, width, channels, image_size. A pickle is a program, and loading one
+runs what its author chose. Here it is not run: its instructions are read one by one, and those that
+do not describe containers, numbers, strings or arrays of numbers are refused. No number in a file
+is given memory that the file does not fill.
 """
 
 import math
@@ -76,7 +76,7 @@ def load(data: bytes, where: str) -> dict[str, Any]:
     ValueError: damaged, or an instruction or a name is something else.
   """
   try:
-    return _content(_run(data, where), where)
+    return _content(_run(data))
   except _RefusedError as e:
     raise ValueError(f"{where}: {e}") from None
   except _DAMAGE as e:
@@ -89,14 +89,15 @@ class _RefusedError(Exception):
 
 # Instructions that put their argument on the stack; genops has seen that the file holds it whole.
 _VALUES = frozenset(
-  "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE BINUNICODE8 "
-  "SHORT_BINUNICODE BINBYTES BINBYTES8 SHORT_BINBYTES BYTEARRAY8".split()
+  ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+  + ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+  + ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8")
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def _run(data, where):
+def _run(data):
   """The value of a pickle, by a machine that has no instruction for anything but data."""
   stack, marks, memo = [], [], {}
 
@@ -175,9 +176,8 @@ class _DType:
 
   def __init__(self, code, align=False, copy=False):
     if code not in _DTYPES:
-      raise _RefusedError(
-        f"an array of {code[:20]!a}; expected one of {', '.join(sorted(_DTYPES))}."
-      )
+      known = ", ".join(sorted(_DTYPES))
+      raise _RefusedError(f"an array of {_expect(code, str)[:20]!a}; expected one of {known}.")
     self.code, self.order = code, "<"
 
   def build(self, version, order, *fields):
@@ -243,7 +243,7 @@ _NAMES = {
 }
 
 
-def _content(found, where):
+def _content(found):
   """The dict of the file, its arrays made numpy's, and those that are an item's labels lists."""
   if not isinstance(found, dict):
     raise _RefusedError(f"expected a dict with data and vimh_labels, got {_kind(found)}.")

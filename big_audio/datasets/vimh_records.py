@@ -1,6 +1,6 @@
 """Binary files of a VIMH data set: records of one length, one after another, little-endian.
 
-    u16 height, width, channels | f32 spec_min, spec_max | u8 N | N times (u8 id, u8 value) | u8 pixels
+    u16 height, width, channels | f32 spec_min, spec_max | u8 N | N (u8 id, u8 value) | u8 pixels
 
 Pixels are planes, [C,H,W]; row 0 is the lowest frequency, column 0 the first frame. spec_min and
 spec_max are the range in dB that the 8 bits stand for; an older layout has no such pair. An id is a
@@ -129,8 +129,8 @@ def map_records(path: Path, metadata: Metadata, count: int | None) -> np.ndarray
   n, rest = divmod(size, dtype.itemsize)
   if rest:
     raise ValueError(
-      f"{path}: {size} bytes are {n} records of {dtype.itemsize} and {rest} bytes more: the file is "
-      f"cut off or has something behind its end{_other(size, dtype, metadata)}. "
+      f"{path}: {size} bytes are {n} records of {dtype.itemsize} and {rest} bytes more: the file "
+      f"is cut off or has something behind its end{_other(size, dtype, metadata)}. "
       f"{'' if count is None else f'{count * dtype.itemsize} bytes are expected. '}Copy or make it "
       "again."
     )
