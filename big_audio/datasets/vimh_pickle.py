@@ -37,7 +37,15 @@ def read(path: Path, metadata: Metadata, count: int) -> Records:
     ValueError: it cannot be read, is larger than such a file can be, wants to call anything, is no
       such dict, or does not fit the metadata.
   """
-  path = Path(path)
+  return Records(read_raw(Path(path), metadata, count), metadata, str(path))
+
+
+def read_raw(path: Path, metadata: Metadata, count: int) -> np.ndarray:
+  """The content of a pickled file as records, their ids and ranges unchecked.
+
+  Raises:
+    ValueError: as `read`.
+  """
   m, n = metadata, len(metadata.parameters)
   try:
     # Labels may be written as numpy numbers, which take up to 64 bytes each.
@@ -49,7 +57,7 @@ def read(path: Path, metadata: Metadata, count: int) -> Records:
     content = load(path.read_bytes(), str(path))
   except OSError as e:
     raise ValueError(f"{path} cannot be read: {e.strerror}.") from None
-  return Records(_records(content, m, count, str(path)), m, str(path))
+  return _records(content, m, count, str(path))
 
 
 def write(f: IO[bytes], metadata: Metadata, records: np.ndarray) -> None:
