@@ -17,7 +17,7 @@ from big_audio.datasets.vimh_records import Records, record_dtype
 from big_audio.datasets.vimh_write import appearing, vacate, write_folder
 
 TARGETS = ("arrayrecord", "vimh", "pickle")
-_FIRST = {"binary": "train", "pickle": "train_batch", "arrayrecord": "*.arrayrecord"}
+FORMS = {"binary": "train", "pickle": "train_batch", "arrayrecord": "*.arrayrecord"}
 
 
 def convert(
@@ -70,10 +70,10 @@ def convert(
 
 
 def _form(source):
-  for form, pattern in _FIRST.items():
+  for form, pattern in FORMS.items():
     if any(source.glob(pattern)):
       return form
-  raise ValueError(f"{source} has no {', '.join(_FIRST.values())}: nothing to convert.")
+  raise ValueError(f"{source} has no {', '.join(FORMS.values())}: nothing to convert.")
 
 
 def _shards(target, split, chosen, metadata, parts, shard_size):
@@ -118,7 +118,7 @@ def _from_shards(source, metadata):
   for name, found in seen.items():
     if not found.all():
       raise ValueError(
-        f"{source}: {int((~found).sum())} of {len(found)} items of {name} are missing, the first is "
+        f"{source}: {int((~found).sum())} of {len(found)} items of {name} are missing, first "
         f"{name}/{int(np.argmin(found))}. Is a shard missing?"
       )
   return {name: Records(raw, m, f"{source}: {name}") for name, raw in parts.items()}
