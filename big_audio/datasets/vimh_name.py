@@ -1,13 +1,13 @@
 """Names of VIMH data sets' folders, which tell what is in them.
 
-    vimh-{H}x{W}x{C}_{sr}Hz_{secs}s_{n}dss_{voice}_{P}p[_suffix...]    vimh-32x32x1_8000Hz_1p0s_256dss_simple_2p
+    vimh-{H}x{W}x{C}_{sr}Hz_{secs}s_{n}dss_{voice}_{P}p[_suffix...]
+    vimh-32x32x1_8000Hz_1p0s_256dss_simple_2p
 
 A point in a number is written p. A folder may have any other name; one that is named so has to
 keep its word.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +58,9 @@ def parse(name: str) -> Name | None:
   return Name(int(h), int(w), int(c), number(sr), number(secs), int(n), voice, int(p), suffixes)
 
 
-def disagreements(folder: Path, metadata: Metadata) -> Sequence[tuple[str, object, object]]:
-  """[(what, by the name, by the metadata)]; empty for a folder of another name."""
-  name = parse(folder.resolve().name)
+def disagreements(name: str, metadata: Metadata) -> list[tuple[str, float, float]]:
+  """[(what, by the name, by the metadata)]; empty for a name that is not of this form."""
+  name = parse(name)
   if name is None:
     return []
   m = metadata
@@ -82,7 +82,7 @@ def check(folder: Path, metadata: Metadata) -> None:
   Raises:
     ValueError: they disagree.
   """
-  for what, named, stated in disagreements(folder, metadata):
+  for what, named, stated in disagreements(folder.resolve().name, metadata):
     raise ValueError(
       f"{folder}: by its name the {what} is {named:g}, by {metadata.where} {stated:g}. Rename the "
       "folder, or find the file that belongs to it."

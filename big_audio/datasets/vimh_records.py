@@ -1,6 +1,6 @@
 """Binary files of a VIMH data set: records of one length, one after another, little-endian.
 
-    u16 height, width, channels | f32 spec_min, spec_max | u8 N | N times (u8 id, u8 value) | u8 pixels
+    u16 height, width, channels | f32 spec_min, spec_max | u8 N | N (u8 id, u8 value) | u8 pixels
 
 Pixels are planes, [C,H,W]; row 0 is the lowest frequency, column 0 the first frame. spec_min and
 spec_max are the range in dB that the 8 bits stand for; an older layout has no such pair. An id is a
@@ -129,8 +129,8 @@ def map_records(path: Path, metadata: Metadata, count: int | None) -> np.ndarray
   n, rest = divmod(size, dtype.itemsize)
   if rest:
     raise ValueError(
-      f"{path}: {size} bytes are {n} records of {dtype.itemsize} and {rest} bytes more: the file is "
-      f"cut off or has something behind its end{_other(size, dtype, metadata)}. "
+      f"{path}: {size} bytes are {n} records of {dtype.itemsize} and {rest} bytes more: the file "
+      f"is cut off or has something behind its end{_other(size, dtype, metadata)}. "
       f"{'' if count is None else f'{count * dtype.itemsize} bytes are expected. '}Copy or make it "
       "again."
     )
@@ -170,7 +170,9 @@ def layout(path: Path, size: int, metadata: Metadata) -> int:
 Describe = Callable[[int], str]
 
 
-def faults(raw: np.ndarray, metadata: Metadata, where: str) -> Iterator[tuple[np.ndarray, Describe]]:
+def faults(
+  raw: np.ndarray, metadata: Metadata, where: str
+) -> Iterator[tuple[np.ndarray, Describe]]:
   """Yields for each kind of fault the numbers of its records and what tells about one of them."""
   n = len(metadata.parameters)
   ids = lambda i: raw["labels"]["id"][i].tolist()
@@ -178,38 +180,51 @@ def faults(raw: np.ndarray, metadata: Metadata, where: str) -> Iterator[tuple[np
   shape = np.stack([raw[k] for k in ("height", "width", "channels")], axis=1)
   wrong = (shape != _shape(metadata)).any(axis=1)
   if wrong.any():
-    yield np.flatnonzero(wrong), lambda i: (
-      f"{of % i} holds a picture of {_by(shape[i])}, but {metadata.where} says "
-      f"{_by(_shape(metadata))}. The file is damaged; copy or make it again."
+    yield (
+      np.flatnonzero(wrong),
+      lambda i: (
+        f"{of % i} holds a picture of {_by(shape[i])}, but {metadata.where} says "
+        f"{_by(_shape(metadata))}. The file is damaged; copy or make it again."
+      ),
     )
   count = raw["count"]
   short = ~wrong & (count != n)
   if short.any():
-    yield np.flatnonzero(short), lambda i: (
-      f"{of % i} has {count[i]} labels, but {n} parameters vary by {metadata.where} "
-      f"({', '.join(metadata.names)}). One of them belongs to another data set."
+    yield (
+      np.flatnonzero(short),
+      lambda i: (
+        f"{of % i} has {count[i]} labels, but {n} parameters vary by {metadata.where} "
+        f"({', '.join(metadata.names)}). One of them belongs to another data set."
+      ),
     )
   readable = ~wrong & ~short
   found = np.array(raw["labels"]["id"])
   unknown = readable & (found >= n).any(axis=1)
   if unknown.any():
-    yield np.flatnonzero(unknown), lambda i: (
-      f"{of % i} has the unknown parameter id {max(ids(i))} in {ids(i)}; expected 0 to {n - 1} "
-      f"({', '.join(metadata.names)})."
+    yield (
+      np.flatnonzero(unknown),
+      lambda i: (
+        f"{of % i} has the unknown parameter id {max(ids(i))} in {ids(i)}; expected 0 to {n - 1} "
+        f"({', '.join(metadata.names)})."
+      ),
     )
   repeated = readable & ~unknown & (np.sort(found, axis=1) != np.arange(n)).any(axis=1)
   if repeated.any():
-    yield np.flatnonzero(repeated), lambda i: (
-      f"{of % i} repeats a parameter id: {ids(i)}; expected each of 0 to {n - 1} once."
+    yield (
+      np.flatnonzero(repeated),
+      lambda i: f"{of % i} repeats a parameter id: {ids(i)}; expected each of 0 to {n - 1} once.",
     )
   if "spec_min" in raw.dtype.names:
     low, high = np.array(raw["spec_min"]), np.array(raw["spec_max"])
     bad = ~wrong & ~(np.isfinite(low) & np.isfinite(high) & (low <= high))
     if bad.any():
-      yield np.flatnonzero(bad), lambda i: (
-        f"{of % i} has the range spec_min={low[i]}, spec_max={high[i]}; expected finite numbers, "
-        "spec_min <= spec_max. It is damaged, or of the layout without this pair (state "
-        "label_encoding.metadata_bytes)."
+      yield (
+        np.flatnonzero(bad),
+        lambda i: (
+          f"{of % i} has the range spec_min={low[i]}, spec_max={high[i]}; expected finite numbers, "
+          "spec_min <= spec_max. It is damaged, or of the layout without this pair (state "
+          "label_encoding.metadata_bytes)."
+        ),
       )
 
 
