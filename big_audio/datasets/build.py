@@ -76,7 +76,7 @@ def names() -> list[str]:
   prefix = package.__name__ + "."
   helpers = {
     "audio", "audio_av", "build", "errors", "manifest", "splits", "records", "vimh_meta",
-    "vimh_records", "vimh_pickle", "vimh_write",
+    "vimh_records", "vimh_pickle", "vimh_write", "vimh_name", "vimh_check", "vimh_convert",
   }  # fmt: skip
   found = [
     m.name.removeprefix(prefix)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 FILE = "vimh_dataset_info.json"
+RESERVED = ("image", "spec_scale", "labels", "id")  # other keys of items
 MAX_PIXELS = 2**24  # of one picture: a header may claim anything
 
 
@@ -44,6 +45,12 @@ class Parameter:
     if classes == 256 and not isinstance(classes, bool):
       return 256
     raise ValueError(f'vimh: classes={classes!r}: expected "step" or 256.')
+
+  @property
+  def whole(self) -> bool:
+    """Whether the steps end at max."""
+    steps = (self.max - self.min) / self.step
+    return abs(steps - round(steps)) < 1e-6 * max(steps, 1)
 
   def encode(self, values) -> np.ndarray:
     """Physical values -> u8 bytes: 255 (v-min)/(max-min) cut (not rounded) to an integer.
@@ -164,12 +171,18 @@ def parse(raw: Mapping[str, Any], *, where: str = "metadata") -> Metadata:
   names = _get(where, raw, "parameter_names", list)
   if not names or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
     raise ValueError(f"{where}: parameter_names must hold different names, got {names!r}.")
+  taken = [n for n in names if n in RESERVED or "/" in n or not n or n[0] == "_"]
+  if taken:
+    raise ValueError(
+      f"{where}: a parameter cannot be called {taken[0]!r}: items have {', '.join(RESERVED)} and "
+      "<parameter>/value beside the parameters."
+    )
   if len(names) > 255:
     raise ValueError(f"{where}: {len(names)} parameters; a record counts them in one byte.")
   if _whole(where, raw, "varying_parameters", 1, 255) != len(names):
     raise ValueError(
       f"{where}: varying_parameters={raw['varying_parameters']}, but parameter_names has "
-      f"{len(names)} names."
+      f"{len(names)}."
     )
   mappings = _get(where, raw, "parameter_mappings", Mapping)
   fixed = raw.get("fixed_parameters", {})

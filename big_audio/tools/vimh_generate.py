@@ -1,0 +1,257 @@
+"""`make_vimh generate`: synthesises a VIMH data set.
+
+  python -m big_audio.tools.make_vimh generate --config-name simple_saw --size 4096
+  python -m big_audio.tools.make_vimh generate --config-name moog_basic --sampling grid --jitter 1 \\
+    --set note_velocity=127 filter_cutoff=200,2000,50
+
+The bytes depend on the recipe alone, not on --jobs. A command that was killed goes on where it
+stopped when it is given again. Recipes are in `datasets/synths.py`; without --config-name they are
+listed.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from big_audio import clock
+from big_audio.datasets import synth_render, synth_sampling, synths, vimh_write
+from big_audio.dsp.voices import VOICES
+
+_OVERRIDES = ("size", "seed", "height", "width", "channels", "sr", "secs", "pre_emphasis",
+              "shuffle", "sampling", "jitter")  # fmt: skip
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `generate`."""
+  add = parser.add_argument
+  add("--config-name", help="recipe; without it, all are listed")
+  add("--output-dir", default="data", help="folder in which the data set's folder is made")
+  add("--size", type=int, help="items, train and test; of a grid without it: the whole grid")
+  add("--seed", type=int, help=f"of the parameters, default {synths.SEED}")
+  add("--sampling", choices=synth_sampling.METHODS, help="how parameters are drawn")
+  add("--jitter", type=float, help="of a grid: 0 (class centres) to 1 (anywhere in a step)")
+  add("--shuffle", action=argparse.BooleanOptionalAction,
+      help="permute the items before the split; default only for a grid")  # fmt: skip
+  add("--set", nargs="+", action="extend", default=[], metavar="PARAM=VALUE",
+      help="ranges of parameters: MIN,MAX,STEP or MIN,MAX or a fixed value")  # fmt: skip
+  add("--height", type=int, help="rows of the pictures")
+  add("--width", type=int, help="columns of the pictures")
+  add("--channels", type=int, help="1, or 3 copies")
+  add("--sr", type=int, help="Hz")
+  add("--secs", type=float, help="length of the sounds")
+  add("--spectrogram", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+      help="type, n_fft, n_window, hop, window, freq_min, freq_max_ratio")  # fmt: skip
+  add("--pre-emphasis", type=float, help="coefficient, e.g. 0.97")
+  add("--temporal-envelope", action="store_true", help="a plane of the course over time")
+  add("--spectral-envelope", action="store_true", help="a plane of the course over frequency")
+  add("--normalize", action="store_true", help="divide the picture by both courses")
+  add("--joint-scaling", action="store_true", help="one range for all planes, as NSMT has it")
+  add("--pickle", action="store_true", help="write pickled twins of the files too")
+  add("--jobs", type=int, help="processes; default one for each processor")
+
+
+def run(flags: argparse.Namespace) -> int:
+  """Generates what the flags say; returns the exit status.
+
+  Raises:
+    ValueError: see `recipe` and `generate`.
+  """
+  if flags.config_name is None:
+    print(listing())
+    return 0
+  started = time.monotonic()
+  made = recipe(flags)
+  folder = generate(made, flags.output_dir, pickle=flags.pickle, jobs=flags.jobs)
+  secs = time.monotonic() - started
+  print(f"{folder}: {made.size} items in {secs:.1f} s")
+  return 0
+
+
+def listing() -> str:
+  """All recipes and their parameters."""
+  lines = []
+  for r in synths.RECIPES.values():
+    lines.append(f"{r.name} (and {r.name}_large): {VOICES[r.voice].text}; {r.height}x{r.width}, "
+                 f"{r.secs:g} s at {r.sr} Hz, {r.size} items")  # fmt: skip
+    for p in r.parameters:
+      span = f"{p.min:g}" if p.min == p.max else f"{p.min:g} to {p.max:g} by {p.step:g}"
+      lines.append(f"  {p.name:<24} {span:<24} {VOICES[r.voice].parameters[p.name][1]}")
+  return "\n".join(lines)
+
+
+def recipe(flags: argparse.Namespace) -> synths.Recipe:
+  """The recipe that flags describe; raises ValueError as `synths.build`."""
+  given = {k: getattr(flags, k) for k in _OVERRIDES if getattr(flags, k) is not None}
+  for flag, key in (("temporal_envelope", "temporal"), ("spectral_envelope", "spectral"),
+                    ("normalize", "normalize"), ("joint_scaling", "joint_scaling")):  # fmt: skip
+    if getattr(flags, flag):
+      given[key] = True
+  given["parameters"] = {k: _numbers(k, v) for k, v in _pairs("--set", flags.set)}
+  given["spectrogram"] = {k: _value(v) for k, v in _pairs("--spectrogram", flags.spectrogram)}
+  made = synths.build(flags.config_name, **given)
+  if made.sampling == "grid" and flags.size is None:
+    size = synth_sampling.grid_size(made.varying)
+    if size > 10**6:
+      raise ValueError(f"generate: the grid has {size} combinations. Say how many with --size.")
+    made = synths.build(flags.config_name, **given, size=size)
+  return made
+
+
+def generate(
+  recipe: synths.Recipe, output_dir: str | os.PathLike, *, pickle: bool = False, jobs=None
+) -> Path:
+  """Writes a recipe's data set below `output_dir`; returns its folder.
+
+  Blocks of items go to a temporary file beside it, and a journal says which are there.
+
+  Args:
+    jobs: processes, default one for each processor; the bytes do not depend on it.
+
+  Raises:
+    ValueError: the folder holds a data set, or one of other arguments was begun in its place.
+  """
+  if jobs is not None and jobs < 1:
+    raise ValueError(f"generate: --jobs {jobs}: expected 1 or more.")
+  raw = recipe.metadata_json(pickle)
+  target = Path(output_dir).expanduser() / raw["dataset_name"]
+  vimh_write.vacate(target)
+  work = target.with_name(f".{target.name}.partial")
+  _claim(work, {**dataclasses.asdict(recipe), "block": synth_render.BLOCK})
+  dtype = vimh_write.record_dtype(recipe.metadata())
+  with _journal(work / "done") as (done, note), _store(work / "records", dtype) as store:
+    todo = [(start, v) for start, v in synth_render.blocks(recipe) if start not in done]
+    progress = clock.Progress(recipe.size)
+    ready = recipe.size - sum(len(v) for _, v in todo)
+    if ready:
+      progress.message(f"{ready} of {recipe.size} items are there already")
+    progress.phase("generate", ready, recipe.size)
+    try:
+      for start, records in _made(recipe, todo, jobs or len(os.sched_getaffinity(0))):
+        store(start, records)
+        note(start)
+        ready += len(records)
+        progress.phase("generate", ready, recipe.size)
+    finally:
+      progress.close()
+  whole = np.memmap(work / "records", dtype, "r", shape=(recipe.size,))
+  complete = work / target.name
+  shutil.rmtree(complete, ignore_errors=True)
+  train = raw["train_samples"]
+  vimh_write.write_folder(complete, raw, whole[:train], whole[train:], pickle)
+  if target.exists():
+    target.rmdir()  # empty: looked at above
+  complete.rename(target)
+  shutil.rmtree(work)
+  return target
+
+
+def _made(recipe, todo, jobs) -> Iterator[tuple[int, np.ndarray]]:
+  """(first item, records) of blocks, in the order in which they are ready."""
+  if min(jobs, len(todo)) <= 1:
+    for start, values in todo:
+      yield start, synth_render.block(recipe, values)
+    return
+  # Spawned, not forked: a fork of a process with threads (jax, BLAS) may hang.
+  context = multiprocessing.get_context("spawn")
+  with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
+    try:
+      waiting, rest = {}, iter(todo)
+      while True:
+        # A few in advance: the records of a large data set do not queue up in memory.
+        for start, values in rest:
+          waiting[pool.submit(synth_render.block, recipe, values)] = start
+          if len(waiting) >= 2 * jobs:
+            break
+        if not waiting:
+          return
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+          yield waiting.pop(future), future.result()
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _claim(work, arguments):
+  """Makes the temporary folder, or checks that it was begun with the same arguments."""
+  arguments = json.loads(json.dumps(arguments))
+  path = work / "arguments.json"
+  if not path.exists():
+    work.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(arguments))
+    temporary.rename(path)
+    return
+  begun = json.loads(path.read_text())
+  if begun != arguments:
+    keys = [k for k in {**begun, **arguments} if begun.get(k) != arguments.get(k)]
+    raise ValueError(
+      f"{work}: a data set was begun here with other arguments ({', '.join(keys)} differ"
+      f"{'s' * (len(keys) == 1)}: {begun.get(keys[0])!r}, now {arguments.get(keys[0])!r}). Repeat "
+      "that command, remove this folder, or choose another --output-dir."
+    )
+
+
+@contextlib.contextmanager
+def _journal(path):
+  """({first items of complete blocks}, function that adds one)."""
+  lines = path.read_text().split("\n") if path.exists() else [""]
+  # What follows the last line break was not written to its end.
+  done = {int(line) for line in lines[:-1] if line.isdigit()}
+  with path.open("a") as f:
+    if lines[-1]:
+      f.write("x\n")
+
+    def note(start):
+      f.write(f"{start}\n")
+      f.flush()
+
+    yield done, note
+
+
+@contextlib.contextmanager
+def _store(path, dtype):
+  """Function that puts records at their place in a file, on the disk when it returns."""
+  path.touch()
+  with path.open("r+b") as f:
+
+    def store(start, records):
+      f.seek(start * dtype.itemsize)
+      f.write(records.tobytes())
+      f.flush()
+      os.fsync(f.fileno())
+
+    yield store
+
+
+def _pairs(flag, texts) -> list[tuple[str, str]]:
+  for text in texts:
+    if "=" not in text:
+      raise ValueError(f"generate: {flag} {text}: expected NAME=VALUE.")
+  return [tuple(text.split("=", 1)) for text in texts]
+
+
+def _numbers(name, text) -> Any:
+  try:
+    numbers = tuple(float(part) for part in text.split(","))
+  except ValueError:
+    raise ValueError(
+      f"generate: --set {name}={text}: expected MIN,MAX,STEP or MIN,MAX or a number."
+    ) from None
+  return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _value(text) -> int | float | str:
+  for kind in (int, float):
+    with contextlib.suppress(ValueError):
+      return kind(text)
+  return text
