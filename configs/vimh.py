@@ -38,6 +38,7 @@ ARGS = dict(
   synth="simple_saw",  # a named configuration of big_audio/datasets/synths.py, rendered at once
   size=4096,  # sounds of it
   data_seed=12345,
+  envelopes=("none", "temporal", "spectral", "both"),  # planes behind the picture of synth
   dir="",  # a VIMH folder, in place of synth
   form=("binary", "pickle"),  # which of the folder's files
   classes=("step", "256"),  # of a head: one for each step of its parameter, or for each byte
@@ -56,11 +57,12 @@ ARGS = dict(
   clip=1.0,
   patience=5,  # evaluations without progress until a plateau lowers the rate
   stop_after=0,  # evaluations without progress that end the run; 0: never
+  sound_weight=0.0,  # of the distance between rendered estimates and true sounds, in the loss
   audio=True,  # at the end, hear what the estimated parameters sound like
   smoke=False,
 )  # fmt: skip
 
-LR = dict(cnn=3e-3, vit=2e-3, convnext=2e-3, efficientnet=3e-3, mlp=3e-3)
+LR = dict(cnn=6e-3, vit=2e-3, convnext=2e-3, efficientnet=3e-3, mlp=3e-3)
 
 
 def source(a, split):
@@ -69,14 +71,24 @@ def source(a, split):
   common = dict(split=split, classes=classes, **({"wav": True} if a.input == "leaf" else {}))
   if a.dir:
     return dict(source="vimh", dir=a.dir, form=a.form, **common)
-  return dict(source="worlds.synth", synth=a.synth, size=a.size, seed=a.data_seed, **common)
+  made = dict(synth=a.synth, size=a.size, seed=a.data_seed, **planes(a))
+  return dict(source="worlds.synth", **made, **common)
 
 
 def metadata(a):
   """What the data set says of itself."""
   if a.dir:
     return resolve("datasets", "vimh_meta").read(a.dir)
-  return resolve("datasets", "worlds.synth").metadata(a.synth, size=a.size)
+  return resolve("datasets", "synths").build(a.synth, size=a.size, **planes(a)).metadata()
+
+
+def planes(a):
+  """Of a rendered data set: which envelopes stand behind the picture."""
+  both = a.envelopes == "both"
+  wanted = dict(
+    temporal=both or a.envelopes == "temporal", spectral=both or a.envelopes == "spectral"
+  )
+  return {k: True for k, on in wanted.items() if on}
 
 
 def per_head(a, what, heads):
@@ -93,6 +105,7 @@ def per_head(a, what, heads):
 def head_settings(a, data):
   """config.trainer.heads."""
   heads = data.names
+  classes = data.heads(256 if a.classes == "256" else "step")
   first, _, others = a.loss.partition("/")
   if "=" in first:
     raise ValueError("configs/vimh.py: loss begins with that of all heads: loss=NAME/HEAD=NAME.")
@@ -100,18 +113,22 @@ def head_settings(a, data):
   weights = {} if a.weights == "learned" else per_head(a, a.weights, heads)
   out = {}
   for parameter in data.parameters:
-    head = parameter.name
+    head, step = parameter.name, parameter.step
+    if a.classes == "256":
+      step = (parameter.max - parameter.min) / 255
     loss = losses.get(head, first)
     extra = {"unit": a.unit} if loss == "ordinal" or loss.endswith("_regression") else {}
     if loss == "soft_target":
-      extra = dict(shape="triangular", width=2.0, centre="label")
+      # Two classes on either side, but one of few classes keeps its own.
+      width = min(2.0, float((classes[head] - 1) // 8))
+      extra = dict(shape="triangular", width=width, centre="label")
     elif loss == "ordinal":
       extra |= dict(distance="l1", alpha=0.1)
     elif loss == "weighted_ce":
       extra = dict(power=2.0)
     out[head] = dict(
       loss=loss, weight=float(weights.get(head, 1)), value=f"{head}/value",
-      min=parameter.min, max=parameter.max, step=parameter.step, **extra,
+      min=parameter.min, max=parameter.max, step=step, **extra,
     )  # fmt: skip
   return out
 
@@ -156,11 +173,20 @@ def get_config(arg=""):
   hidden = VIT_WIDTH[variant] if family == "vit" else None
   c.models = dict(net=net, heads=dict(model="heads", outputs=outputs, hidden=hidden))
   if aux:
-    c.models.aux = dict(model="aux_mlp", hidden=32, dropout=0.0, frequencies=16, sigma=1.0)
+    c.models.aux = dict(model="aux_mlp", hidden=32, dropout=0.0, frequencies=32, sigma=1.0)
   c.trainer = dict(
     name="multihead", key=see, heads=head_settings(a, data), aux=aux,
     weighting="learned" if a.weights == "learned" else "fixed",
   )  # fmt: skip
+  if a.sound_weight:
+    # As much of the sounds as the picture shows.
+    spec = data.raw["spectrogram_config"]
+    samples = min(int(data.sr * data.secs), (data.width - 1) * hop + spec["n_fft"])
+    c.trainer.name = "proj.vimh.trainer"
+    c.trainer.sound = dict(
+      weight=a.sound_weight, voice=data.voice, sr=int(data.sr), secs=data.secs,
+      fixed=dict(data.fixed), samples=samples,
+    )  # fmt: skip
   kind = "cosine" if a.schedule == "cosine" else "constant"
   warmup = {} if a.schedule == "plateau" else dict(warmup_percent=5)
   c.optimizer = dict(

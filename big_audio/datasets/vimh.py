@@ -86,6 +86,20 @@ class Source:
     )
 
 
+  def values(self) -> dict[str, np.ndarray]:
+    """{parameter: f64[len(self)]}, the true values in physical units, without any picture."""
+    m = self.metadata
+    none = np.zeros((0, len(m.parameters)), np.uint8)
+    parts = [self._parts[n].labels if n in self._parts else none for n in FILES]
+    offset = 0 if "train" in self._parts else m.train
+    return decoded(m, np.concatenate(parts)[self._chosen - offset])
+
+
+def decoded(metadata: Metadata, labels: np.ndarray) -> dict[str, np.ndarray]:
+  """u8[N,P] labels in the order of ids -> {parameter: f64[N]} in physical units."""
+  return {p.name: p.decode(labels[:, i]) for i, p in enumerate(metadata.parameters)}
+
+
 def example(
   metadata: Metadata,
   image: np.ndarray,

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from big_audio import config as C
-from big_audio.evaluators import common
+from big_audio.evaluators import common, plots
 
 
 class Evaluator:
-  """Accuracy for every head; writes samples/<step>/<prefix>confusion_<head>.csv.
+  """Accuracy for every head; writes samples/<step>/<prefix>confusion_<head>.csv and .png.
 
   Args:
     predict: needs fn: (state, batch, rng) -> {head: logits [B, N], "target/<head>": int[B]}.
@@ -74,3 +74,4 @@ class Evaluator:
       rows = csv.writer(f)
       rows.writerow(["true \\ found", *names])
       rows.writerows([name, *map(int, row)] for name, row in zip(names, matrix, strict=True))
+    plots.confusion(f"{path.removesuffix('.csv')}.png", matrix, names, title=head)

@@ -112,3 +112,39 @@ def image_grid(path, rows, *, title=""):
       axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
       axis.set(xticks=[], yticks=[])
   _save(fig, path)
+
+
+def confusion(path, matrix, names, *, title=""):
+  """One picture of a confusion matrix, a row for each true class, as shares of the row.
+
+  Args:
+    path: the png to write.
+    matrix: int[K,K] counts, true by found.
+    names: K names; where there are many, only some are written.
+    title: str above it all.
+  """
+  from matplotlib.figure import Figure
+
+  matrix = np.asarray(matrix, np.float64)
+  shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+  n = len(matrix)
+  side = min(2.2 + 0.22 * n, 9.0)
+  fig = Figure(figsize=(side + 0.8, side), layout="constrained")
+  axis = fig.subplots()
+  image = axis.imshow(shares, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+  every = -(-n // 24)
+  shown = list(range(0, n, every))
+  labels = [str(names[i]).replace("$", r"\$") for i in shown]
+  axis.set_xticks(shown, labels, rotation=90, fontsize=7)
+  axis.set_yticks(shown, labels, fontsize=7)
+  axis.set_xlabel("found", fontsize=8)
+  axis.set_ylabel("true", fontsize=8)
+  axis.set_title(title.replace("$", r"\$"), fontsize=9)
+  if n <= 12:
+    for i, j in np.ndindex(n, n):
+      if matrix[i, j]:
+        colour = "black" if shares[i, j] > 0.6 else "white"
+        text = f"{matrix[i, j]:.0f}"
+        axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
+  fig.colorbar(image, ax=axis, shrink=0.8).set_label("share of the true class", fontsize=8)
+  _save(fig, path)

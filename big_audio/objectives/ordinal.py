@@ -149,11 +149,11 @@ def soft_target(
     shape: of q over d = |k - target|: "triangular" width + 1 - d where positive;
       "log_triangular" exp(-d) where d <= width; "gaussian" exp(-d^2 / (2 width^2)) everywhere.
       Normalised.
-    width: in classes.
+    width: in classes; a triangular one of 0 is one class alone.
     centre: "label", or "value": the position of the true value between the classes.
   """
-  if not width > 0:
-    raise ValueError(f"soft_target: width must be above 0, got {width}.")
+  if not (width > 0 or (width == 0 and shape == "triangular")):
+    raise ValueError(f"soft_target: expected width > 0 (or 0, triangular), got {width}.")
   weights = C.pick(
     "soft_target.shape",
     {

@@ -12,7 +12,8 @@ of its own name. Heads of physical quantities say what the classes stand for:
                            value="cutoff/value"))
 
 A third model "aux" adds what is known beside the picture: `trainer.aux` names keys of the batch
-whose numbers, standardised, go through it and join the trunk's features.
+whose numbers, whitened, go through it and join the trunk's features. Whitened, not standardised:
+where numbers nearly determine each other, what they do not share may be all that a head needs.
 """
 
 from collections.abc import Callable
@@ -71,12 +72,16 @@ class Trainer:
     self.head_model = self.head_model.clone(outputs=plain, **({"ranks": ranks} if ranks else {}))
 
   def stats(self, batches) -> dict:
-    """Mean and deviation of the auxiliary numbers; {} without any."""
+    """Mean and whitening matrix of the auxiliary numbers; {} without any."""
     if not self.aux:
       return {}
     x = np.concatenate([self._aux_vector(b) for b in batches]).astype(np.float64)
-    std = np.maximum(x.std(0), 1e-6)
-    return {"aux": {"mean": x.mean(0).astype(np.float32), "std": std.astype(np.float32)}}
+    mean = x.mean(0)
+    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov((x - mean).T, bias=True)))
+    # Directions without any variance beyond rounding carry nothing: they stay as they are.
+    known = variance > 1e-10 * max(variance.max(), 1e-12)
+    matrix = axes * np.where(known, 1 / np.sqrt(np.where(known, variance, 1)), 0)
+    return {"aux": {"mean": mean.astype(np.float32), "matrix": matrix.astype(np.float32)}}
 
   def init(self, rng, batch, stats):
     """Parameters, the trunk's running statistics if it has any, and `stats`."""
@@ -101,7 +106,9 @@ class Trainer:
 
   def _aux(self, variables, batch):
     stats = variables["stats"]["aux"]
-    return (self._aux_vector(batch) - stats["mean"]) / stats["std"]
+    # Full precision: the directions of least variance are differences of large numbers.
+    x = self._aux_vector(batch) - stats["mean"]
+    return jnp.matmul(x, stats["matrix"], precision="highest")
 
   def _features(self, variables, batch, rng=None):
     """(features f32[B, D], new values of the trunk's collections); trains where `rng` is given."""
@@ -132,6 +139,9 @@ class Trainer:
     """Weighted sum over heads; logs <head>_loss and what `measures` gives, and their means."""
     outputs, updates = self.outputs(variables, batch, rng if train else None)
     logs, value = {}, 0.0
+    for name, (loss, weight) in self.extra(batch, outputs).items():
+      logs[f"{name}_loss"] = loss
+      value = value + weight * loss
     for name, head in self.heads.items():
       target = self.target(batch, name)
       loss = head["objective"].loss(outputs[name], target)
@@ -147,6 +157,10 @@ class Trainer:
         if found:
           logs[measure] = sum(found) / len(found)
     return Loss(value, logs=logs, updates=updates)
+
+  def extra(self, batch, outputs) -> dict:
+    """{name: (f32[B], weight)}, losses of all heads together; a subclass may have some."""
+    return {}
 
   def measures(self, name: str, outputs, target) -> dict:
     """Of a head's outputs, each f32[B].
@@ -204,7 +218,10 @@ class Trainer:
 
   def values(self, variables, batch, rng):
     """{key} -> {head: f32[B]}, the estimates in physical units, of the heads that have any."""
-    outputs, _ = self.outputs(variables, batch)
+    return self.estimates(self.outputs(variables, batch)[0])
+
+  def estimates(self, outputs) -> dict:
+    """{head: f32[B]} in physical units, of the heads that have any."""
     return {
       h: head["scale"].value(head["objective"].position(outputs[h]))
       for h, head in self.heads.items()
