@@ -30,6 +30,8 @@ COUNTS = {
   "efficientnet": {"66k": (66016, M), "7.2m": (7155082, M)},
 }  # fmt: skip
 ALL = [(net, variant) for net in COUNTS for variant in COUNTS[net]]
+DEEP = [("convnext", v) for v in ("288k", "725k", "309k", "1.0m", "10.4m")]  # slow to trace
+DEEP += [("efficientnet", "7.2m")]
 TINY = {
   "cnn": dict(variant="10k", widths=(4, 4), features=6),
   "mlp": dict(widths=(5, 6)),
@@ -88,7 +90,10 @@ def test_still_other_sizes_and_parameters_at_32x32x1(net, variant):
   assert f"{count(net, variant, *S):,}".replace(",", " ") == table(net)[variant][2]
 
 
-@pytest.mark.parametrize("net, variant", ALL)
+@pytest.mark.parametrize(
+  "net, variant",
+  [pytest.param(*v, marks=pytest.mark.slow if v in DEEP else ()) for v in ALL],
+)
 def test_other_sizes_of_images(net, variant):
   assert list(C.resolve("models", net).VARIANTS) == list(COUNTS[net]) == list(table(net))
   features, _ = shapes(net, (32, 64, 3), variant=variant)
