@@ -12,6 +12,7 @@ averages.
 """
 
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -77,12 +78,14 @@ class EfficientNet(nn.Module):
     depth: factor of the number of blocks.
     dropout: share of the output left out in training.
     drop: stochastic depth of the last block; it grows from 0 evenly over the blocks.
+    stages: as `STAGES`, before scaling.
   """
 
   width: float = 0.043
   depth: float = 0.7
   dropout: float = 0.2
   drop: float = 0.2
+  stages: Sequence[Sequence[int]] = STAGES
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
@@ -95,9 +98,9 @@ class EfficientNet(nn.Module):
     wide = lambda channels: math.ceil(channels * self.width / 8) * 8
     stem = nn.Conv(wide(32), (3, 3), (2, 2), padding=1, use_bias=False, name="stem")
     x = nn.silu(batch_norm(train, "stem_norm")(stem(x)))
-    depths = [math.ceil(n * self.depth) for _, _, n, _, _ in STAGES]
+    depths = [math.ceil(n * self.depth) for _, _, n, _, _ in self.stages]
     total, block = sum(depths), 0
-    for (expansion, channels, _, stride, kernel), depth in zip(STAGES, depths, strict=True):
+    for (expansion, channels, _, stride, kernel), depth in zip(self.stages, depths, strict=True):
       for i in range(depth):
         drop = self.drop * block / max(1, total - 1)
         first = stride if i == 0 else 1

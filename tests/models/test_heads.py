@@ -14,7 +14,7 @@ def _x(*shape, seed=0):
 
 def test_linear_heads():
   model, x = heads.Model(outputs=dict(a=3, b=24)), _x(5, 16)
-  out, v = model.init_with_output(jax.random.key(0), x)
+  out, v = jax.jit(model.init_with_output)(jax.random.key(0), x)
   p = v["params"]
   assert set(p) == {"a", "b"} and p["a"]["kernel"].shape == (16, 3)
   np.testing.assert_allclose(out["b"], x @ p["b"]["kernel"] + p["b"]["bias"], rtol=1e-5, atol=1e-6)
@@ -24,7 +24,7 @@ def test_linear_heads():
 def test_ordinal_heads_start_at_equal_classes_and_share_one_direction():
   model, x = heads.Model(outputs=dict(a=3), ranks=dict(b=4)), _x(5, 16)
   assert model.widths == dict(a=3, b=4)
-  out, v = model.init_with_output(jax.random.key(0), 0 * x)
+  out, v = jax.jit(model.init_with_output)(jax.random.key(0), 0 * x)
   above = np.pad(jax.nn.sigmoid(out["b"]), ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
   np.testing.assert_allclose(above[:, :-1] - above[:, 1:], 1 / 5, rtol=1e-5)
   p = v["params"]
@@ -37,7 +37,7 @@ def test_ordinal_heads_start_at_equal_classes_and_share_one_direction():
 
 def test_hidden_layer():
   model, x = heads.Model(outputs=dict(a=3), hidden=64, ranks=dict(b=2)), _x(5, 32)
-  out, v = model.init_with_output(jax.random.key(0), x)
+  out, v = jax.jit(model.init_with_output)(jax.random.key(0), x)
   p = v["params"]
   h = np.tanh(x @ p["a_hidden"]["kernel"] + p["a_hidden"]["bias"])
   np.testing.assert_allclose(out["a"], h @ p["a"]["kernel"] + p["a"]["bias"], rtol=1e-4, atol=1e-6)
@@ -52,10 +52,10 @@ def test_a_name_in_both():
 
 def test_numbers_and_their_periods():
   x = _x(5, 2)
-  plain = aux_mlp.Model().init(jax.random.key(0), x)["params"]
+  plain = jax.eval_shape(aux_mlp.Model().init, jax.random.key(0), x)["params"]
   assert plain["dense0"]["kernel"].shape == (2, 32) and set(plain) == {"dense0", "dense1"}
   model = aux_mlp.Model(frequencies=16, sigma=3.0)
-  out, v = model.init_with_output(jax.random.key(0), x)
+  out, v = jax.jit(model.init_with_output)(jax.random.key(0), x)
   p = v["params"]
   f = np.asarray(p["frequencies"])
   assert f.shape == (2, 16) and 2 < np.std(f) < 4
@@ -65,7 +65,7 @@ def test_numbers_and_their_periods():
   h = np.maximum(np.concatenate(parts, 1) @ p["dense0"]["kernel"] + p["dense0"]["bias"], 0)
   h = np.maximum(h @ p["dense1"]["kernel"] + p["dense1"]["bias"], 0)
   np.testing.assert_allclose(out, h, rtol=1e-4, atol=1e-5)
-  grads = jax.grad(lambda p: jnp.sum(model.apply({"params": p}, x) ** 2))(p)
+  grads = jax.jit(jax.grad(lambda p: jnp.sum(model.apply({"params": p}, x) ** 2)))(p)
   assert all(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(grads))
   dropped = model.apply(v, x, train=True, rngs={"dropout": jax.random.key(0)})
   assert np.abs(dropped - out).max() > 1e-3

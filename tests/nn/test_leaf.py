@@ -12,7 +12,7 @@ SR = 16000
 
 
 def test_initial_filters_are_those_of_the_mel_scale():
-  centre, width, band = leaf.gabor_init(40, SR, 60.0, 7800.0)
+  centre, _, band = leaf.gabor_init(40, SR, 60.0, 7800.0)
   edges = librosa.mel_frequencies(42, fmin=60, fmax=7800, htk=True)
   np.testing.assert_allclose(centre * SR / (2 * np.pi), edges[1:-1], rtol=1e-6)
   # Where the root of a triangle is above half its peak: the triangle above a quarter.
@@ -76,7 +76,7 @@ def test_frames_are_centred_at_multiples_of_the_hop(hop):
   model, samples = front(hop=hop, win=401, floor=1e-30), 1500
   wav = np.zeros((1, samples, 1), np.float32)
   wav[0, 3 * hop] = 1
-  y, v = jax.jit(model.init_with_output)(jax.random.key(0), wav)
+  y, _ = jax.jit(model.init_with_output)(jax.random.key(0), wav)
   assert y.shape[1] == -(-samples // hop)
   y = np.asarray(y)[0, :, -1, 0]
   assert np.argmax(y) == 3
@@ -86,7 +86,7 @@ def test_frames_are_centred_at_multiples_of_the_hop(hop):
 def test_parameters_out_of_bounds_act_as_at_the_bound_and_come_back():
   model = front(filters=4, compress="pcen", hop=80, win=101)
   x = np.random.default_rng(0).uniform(-1, 1, (1, 400, 1)).astype(np.float32)
-  params = model.init(jax.random.key(0), x)["params"]
+  params = jax.jit(model.init)(jax.random.key(0), x)["params"]
   bounds = dict(
     centre=(-0.5, 0.0), width=(0.1, 4 * np.sqrt(2 * np.log(2)) / np.pi), pool=(0.9, 0.5),
     alpha=(1.5, 1.0), root=(0.2, 1.0), delta=(-3.0, 1e-3), smooth=(-0.2, 0.0),
@@ -94,8 +94,8 @@ def test_parameters_out_of_bounds_act_as_at_the_bound_and_come_back():
   assert set(bounds) == set(params)
   run = jax.jit(jax.value_and_grad(lambda p: jnp.sum(model.apply({"params": p}, x) ** 2)))
   for name, (outside, bound) in bounds.items():
-    beyond, g = run(params | {name: jnp.full(4, outside)})
-    at, _ = run(params | {name: jnp.full(4, bound, jnp.float32)})
+    beyond, g = run(params | {name: np.full(4, outside, np.float32)})
+    at, _ = run(params | {name: np.full(4, bound, np.float32)})
     np.testing.assert_allclose(beyond, at, rtol=1e-4, err_msg=name)
     assert np.isfinite(beyond) and (name == "centre" or np.abs(g[name]).max() > 0), name
 
