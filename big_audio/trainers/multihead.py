@@ -78,8 +78,8 @@ class Trainer:
     x = np.concatenate([self._aux_vector(b) for b in batches]).astype(np.float64)
     mean = x.mean(0)
     variance, axes = np.linalg.eigh(np.atleast_2d(np.cov((x - mean).T, bias=True)))
-    # Directions without any variance beyond rounding carry nothing: they stay as they are.
-    known = variance > 1e-10 * max(variance.max(), 1e-12)
+    # Directions without any variance beyond rounding of float32 carry nothing.
+    known = variance > 1e-12 * max(variance.max(), 1e-12)
     matrix = axes * np.where(known, 1 / np.sqrt(np.where(known, variance, 1)), 0)
     return {"aux": {"mean": mean.astype(np.float32), "matrix": matrix.astype(np.float32)}}
 

@@ -156,22 +156,22 @@ def test_measures_of_physical_values():
   np.testing.assert_allclose(got["mae"], [10, 1, 0], atol=1e-4)  # the last class is cut at max
 
 
-def test_auxiliary_numbers_are_standardised_and_used():
-  trainer = make(
-    aux=["level"], models=dict(aux=dict(model="aux_mlp"))
-  )  # fmt: skip
-  data = batch() | {
-    "level": np.float32([[100, 0], [102, 0], [104, 0], [100, 0], [102, 0], [104, 0]])
-  }
+def test_auxiliary_numbers_are_whitened_and_used():
+  """What two numbers do not share, however small, comes out as large as what they share."""
+  trainer = make(aux=["level"], models=dict(aux=dict(model="aux_mlp")))
+  a, b = np.random.default_rng(0).standard_normal((2, 6))
+  level = np.stack([100 + 3 * a, 50 - 2 * a + 1e-3 * b, np.full(6, 7.0)], axis=1)
+  data = batch() | {"level": level.astype(np.float32)}
   stats = trainer.stats([data, data])
-  np.testing.assert_allclose(stats["aux"]["mean"], [102, 0])
-  np.testing.assert_allclose(stats["aux"]["std"], [np.sqrt(8 / 3), 1e-6], rtol=1e-5)
+  x = np.asarray(trainer._aux({"stats": stats}, data), np.float64)
+  kept = x[:, np.abs(x).max(0) > 1e-6]
+  np.testing.assert_allclose(np.cov(kept.T, bias=True), np.eye(2), atol=1e-3)
+  assert x.shape == (6, 3)  # the constant one is there, as zeros
   variables = trainer.init(jax.random.key(0), data, stats)
   assert variables["params"]["heads"]["label"]["kernel"].shape == (8 + 32, 3)
-  other = data | {"level": data["level"] + [[3, 0]]}
-  assert (
-    np.abs(loss(trainer, variables, other).value - loss(trainer, variables, data).value).min() > 0
-  )
+  other = data | {"level": data["level"] + np.float32([3, 0, 0])}
+  value = lambda d: np.asarray(loss(trainer, variables, d).value)
+  assert np.abs(value(other) - value(data)).min() > 0
   grad = jax.grad(lambda v: jnp.sum(loss(trainer, v, data).value))(variables)["params"]["aux"]
   assert any(np.abs(g).max() > 0 for g in jax.tree.leaves(grad))
   with pytest.raises(ValueError, match="the batch has no 'level'"):
