@@ -224,7 +224,7 @@ def test_every_other_length_is_refused(folder):
       vimh_pickle.load(data[:keep], "x")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_damage_never_raises_anything_else(folder, data):
   raw = bytearray(pickle.dumps(content(folder), protocol=4))

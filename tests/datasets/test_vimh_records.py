@@ -66,16 +66,18 @@ def test_travels_to_workers_and_notices_a_change(folder):
 @pytest.mark.parametrize("stated", ["as it is", None])
 @pytest.mark.parametrize("old", [False, True])
 def test_every_other_length_is_refused(tmp_path, old, stated):
-  folder = vimh_bytes.folder(tmp_path / "a", old=old, metadata_bytes=stated)
-  data = (folder / "train").read_bytes()
+  folder = vimh_bytes.folder(tmp_path / "a", train=3, old=old, metadata_bytes=stated)
+  path, m = folder / "train", vimh_meta.read(folder)
+  data = path.read_bytes()
+  assert len(vimh_records.open_records(path, m, 3)) == 3
   for keep in range(len(data)):
-    (folder / "train").write_bytes(data[:keep])
+    path.write_bytes(data[:keep])
     with pytest.raises(ValueError, match="cut off"):
-      opened(folder)
-  for more in (b"\0", b"x" * 7, data[: len(data) // 8]):
-    (folder / "train").write_bytes(data + more)
-    with pytest.raises(ValueError, match=r"train: .*(behind its end|promises 8|no layout fits)"):
-      opened(folder)
+      vimh_records.open_records(path, m, 3)
+  for more in (b"\0", b"x" * 7, data[: len(data) // 3]):
+    path.write_bytes(data + more)
+    with pytest.raises(ValueError, match=r"train: .*(behind its end|promises 3|no layout fits)"):
+      vimh_records.open_records(path, m, 3)
 
 
 def test_the_message_tells_what_the_size_should_be(folder):
