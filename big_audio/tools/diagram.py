@@ -18,7 +18,7 @@ COLOURS = {
   "embed": "#8fd0a8",
   "other": "#e9cf7e",
 }
-_COLUMN, _COLUMNS, _TEXT, _GAP, _MARGIN = 132, 8, 54, 16, 18
+_COLUMN, _COLUMNS, _TEXT, _GAP, _MARGIN = 132, 8, 66, 16, 18
 _INK, _DIM = "#1c2024", "#60646c"
 
 
@@ -202,16 +202,14 @@ def draw(lanes) -> Drawing:
 
 def _lane(d, lane, y) -> float:
   """Draws a model from `y` down; returns where it ends."""
-  title = f"{lane.name}  "
-  d.text((_MARGIN, y + 12), title, size=14, bold=True, anchor="start")
+    d.text((_MARGIN, y + 12), lane.name, size=14, bold=True, anchor="start")
   about = f"{lane.kind}, takes {_size(lane.given)}, {lane.count:,} parameters"
   d.text((_MARGIN, y + 28), about, ink=_DIM, anchor="start")
   y += 40
   at = places(lane.boxes)
   given = Box("input", "", lane.given, -1)
-  boxes = {(0, 0): given} | {
-    (c + 1, r): b for (c, r), b in zip(at, lane.boxes, strict=True)
-  }
+  boxes = {(0, 0): given}
+  boxes |= {(c + 1, r): b for (c, r), b in zip(at, lane.boxes, strict=True)}
   last = max(c for c, _ in boxes)
   for first in range(0, last + 1, _COLUMNS):
     line = {k: b for k, b in boxes.items() if first <= k[0] < first + _COLUMNS}
@@ -251,7 +249,8 @@ def _cuboid(d, box, x, top, tall):
   d.polygon(side, _shade(fill, 0.82))
   words = [(box.name, _INK, True), (_size(box.shape), _INK, False)]
   if box.count >= 0:
-    words.append((f"{box.kind} {box.count:,}" if box.count else box.kind, _DIM, False))
+    words.append((box.kind, _DIM, False))
+    words.append((f"{box.count:,}" if box.count else "", _DIM, False))
   for i, (text, ink, bold) in enumerate(words):
     size = min(11.0, (_COLUMN - 8) / (0.6 * max(len(text), 1)))
     d.text((x, top + tall + 14 + 14 * i), text, size=size, ink=ink, bold=bold)
