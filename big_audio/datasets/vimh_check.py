@@ -167,8 +167,8 @@ def _counted(name, raw, m, out):
       f"{name}: {p.name}: items in each class {listed}; largest share {counts.max() / n:.3f}, "
       f"{int((counts == 0).sum())} empty"
     )
-  pixels = raw["pixels"].reshape(n, -1)
-  constant = int((pixels.min(axis=1) == pixels.max(axis=1)).sum())
+  low, high = (f(raw["pixels"], axis=(1, 2, 3)) for f in (np.min, np.max))
+  constant = int((low == high).sum())
   out.facts.append(f"{name}: {constant} of {n} pictures are constant ({constant / n:.1%})")
   if "spec_min" in raw.dtype.names:
     low, high = raw["spec_min"], raw["spec_max"]
@@ -186,10 +186,10 @@ def _digests(raw):
 
 def _leaks(folder, whole, out, cap):
   """Items of the test that a model has been trained on."""
-  of = {name: _digests(raw) for name, raw in whole.items()}
   if whole["train"].dtype != whole["test"].dtype:
     out.problems.append(f"{folder}: train and test have different layouts.")
     return
+  of = {name: _digests(raw) for name, raw in whole.items()}
   first = {}
   for i, digest in enumerate(of["train"]):
     first.setdefault(digest, i)

@@ -84,11 +84,11 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
   v.add_argument("target", metavar="TARGET")
   v.add_argument("--to", choices=vimh_convert.TARGETS, required=True)
   v.add_argument("--form", choices=vimh_convert.FORMS,
-                 help="what to read where SOURCE has several; default: the first of these")  # fmt: skip
+                 help="what to read if SOURCE has several; default: the first")  # fmt: skip
   v.add_argument("--shard-size", type=_above(1, int), default=4096,
                  help="items in a shard, default %(default)s")  # fmt: skip
   v.add_argument("--validation", type=_above(0, float), default=0.1,
-                 help="share of train that becomes shards of validation, default %(default)s")  # fmt: skip
+                 help="share of train for shards of validation, default %(default)s")  # fmt: skip
   v.add_argument("--seed", type=_above(0, int), default=0, help="of that choice")
   v.set_defaults(run=convert)
   return p
