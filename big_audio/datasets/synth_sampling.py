@@ -1,5 +1,6 @@
 """Which parameters the sounds of a data set have: pure functions of a seed."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -97,7 +98,7 @@ def grid(
   else:
     # Whole numbers of any size: a grid of a dozen parameters has 10^12 combinations.
     edges = [j * total // size for j in range(size + 1)]
-    cells = np.array([rng.integers(a, b) for a, b in zip(edges, edges[1:], strict=False)])
+    cells = np.array([rng.integers(a, b) for a, b in itertools.pairwise(edges)])
   at = np.stack(np.unravel_index(cells, counts), axis=1)
   values = np.stack([p.values()[at[:, i]] for i, p in enumerate(parameters)], axis=1)
   if jitter:

@@ -18,7 +18,11 @@ from big_audio.datasets.vimh_meta import Metadata, Parameter
 from big_audio.dsp.voices import VOICES
 
 SEED = 12345
-_PREFIX, _LARGE = "synth/generate_", "_large"  # as NSMT calls its configurations; ours of many items
+_PREFIX = "synth/generate_"  # in NSMT's names of its configurations
+_LARGE = "_large"
+
+_PERIODS = Spectrogram("stft", n_fft=80, n_window=80, hop=80, window="rectangular")  # of 100 Hz
+_MELS = Spectrogram("mel", n_fft=512, n_window=256, hop=240, window="hann")  # 32 frames of 1 s
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Recipe:
   sr: int = 8000
   secs: float = 1.0
   size: int = 256
-  spectrogram: Spectrogram = Spectrogram()
+  spectrogram: Spectrogram = _PERIODS
   pre_emphasis: float = 0.0
   temporal: bool = False
   spectral: bool = False
@@ -249,8 +253,6 @@ def _parameters(voice, **ranges):
     out.append(_parameter(name, *numbers, text=text))
   return tuple(out)
 
-
-_MELS = Spectrogram("mel", n_fft=512, n_window=256, hop=240, window="hann")  # 32 frames of 1 s
 
 RECIPES: dict[str, Recipe] = {
   r.name: r

@@ -141,17 +141,17 @@ def _additive(p, like, sr, total, samples):
   amps = amps * (1 - even + even * xp.asarray(p["even_level"], like.dtype).reshape(-1, 1))
   amps = xp.where(hz * constant(k * 1.0, like) < sr / 2, amps, 0)
   amps = amps / xp.maximum(xp.sum(amps, axis=1, keepdims=True), 1e-12)
-  # sin (k+1)w = 2 cos w sin kw - sin (k-1)w: two sines for all harmonics.
   cycles = hz * t
   angle = 2 * math.pi * (cycles - xp.floor(cycles))
-  before, now, twice = xp.zeros_like(angle), xp.sin(angle), 2 * xp.cos(angle)
-  out = amps[:, :1] * now
   # Known only outside of jit: beyond which harmonic all are silent.
   count = int(np.nonzero(amps.any(axis=0))[0].max()) + 1 if xp is np else PARTIALS
-  for n in range(1, count):
-    before, now = now, twice * now - before
-    out = out + amps[:, n : n + 1] * now
-  return xp.broadcast_to(_decaying(p, t, out), (like.shape[0], samples))
+  # Clenshaw's sum of sines, from sin (k+1)w = 2 cos w sin kw - sin (k-1)w: no sine a harmonic.
+  twice = 2 * xp.cos(angle)
+  now, before = xp.zeros_like(angle), xp.zeros_like(angle)
+  for n in range(count - 1, -1, -1):
+    now, before = twice * now - before + amps[:, n : n + 1], now
+  out = _decaying(p, t, now * xp.sin(angle))
+  return xp.broadcast_to(out, (like.shape[0], samples))
 
 
 def _pluck(p, like, sr, total, samples):
@@ -190,7 +190,9 @@ def _string_loop(xp, hz, log10_decay, sr):
   w = 2 * math.pi * hz / sr
   keep = xp.exp(-1 / (hz * 10.0**log10_decay))
   room = 0.8 * (1 - keep**2) / (2 * (1 - xp.cos(w)))
-  stretch = (1 - xp.sqrt(1 - xp.minimum(4 * room, 1.0))) / 2
+  # The double where keeps the root's slope at 0 out of gradients.
+  left = xp.maximum(1 - 4 * room, 0)
+  stretch = (1 - xp.where(left > 0, xp.sqrt(xp.where(left > 0, left, 1)), 0)) / 2
   real, imag = 1 - stretch + stretch * xp.cos(w), stretch * xp.sin(w)
   return keep / xp.hypot(real, imag), stretch, sr / hz - xp.arctan2(imag, real) / w
 

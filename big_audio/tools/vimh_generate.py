@@ -1,8 +1,8 @@
-"""`make_vimh generate`: synthesises a VIMH data set.
+r"""`make_vimh generate`: synthesises a VIMH data set.
 
   python -m big_audio.tools.make_vimh generate --config-name simple_saw --size 4096
-  python -m big_audio.tools.make_vimh generate --config-name moog_basic --sampling grid --jitter 1 \\
-    --set note_velocity=127 filter_cutoff=200,2000,50
+  python -m big_audio.tools.make_vimh generate --config-name moog_basic --sampling grid \
+    --jitter 1 --set note_velocity=127 filter_cutoff=200,2000,50
 
 The bytes depend on the recipe alone, not on --jobs. A command that was killed goes on where it
 stopped when it is given again. Recipes are in `datasets/synths.py`; without --config-name they are
@@ -137,7 +137,7 @@ def generate(
       progress.message(f"{ready} of {recipe.size} items are there already")
     progress.phase("generate", ready, recipe.size)
     try:
-      for start, records in _made(recipe, todo, jobs or len(os.sched_getaffinity(0))):
+      for start, records in _made(recipe, todo, jobs or os.cpu_count() or 1):
         store(start, records)
         note(start)
         ready += len(records)

@@ -54,6 +54,7 @@ SMALL = {
   "loader": {},
   "codec": dict(SECS=1, RATES={24000: ("EnCodec-24k", 6.0)}),
   "loop": dict(CONFIG="configs/meanflow.py:data=digits,smoke", BLOCK=2, SAVE_EVERY=2),
+  "synth": dict(BATCH=4, PROCESSES=1, SECS=0.4),
 }
 
 
@@ -85,6 +86,19 @@ def test_steps_of_all_methods(monkeypatch):
   gflop = {r["name"]: r["gflop"] for r in rows}
   assert gflop["fm"] < gflop["mf"] < gflop["imf"]  # the jvp is counted
   assert all("mfu=peak unknown" in line for line in printed(rows)[1:])
+
+
+def test_synthesised_sounds(monkeypatch):
+  module = tiny("synth", monkeypatch)
+  rows = module.run(1)
+  assert len(rows) == 12 and len(printed(rows)) == 16
+  for row in rows:
+    assert row["a_sec"] == pytest.approx(1e3 / row["wall_ms"])
+  slow = {r["group"][:10]: r["wall_ratio"] for r in rows if r["name"] == "one at a time"}
+  assert slow["moog_basic"] > 1
+  monkeypatch.setattr(module, "one_at_a_time", lambda p: module.np.zeros(int(8000 * module.SECS)))
+  with pytest.raises(ValueError, match="the loop computes something else"):
+    module._sounds("simple_saw", 1)
 
 
 def test_flop_of_a_product_and_their_share_of_the_peak(monkeypatch):
