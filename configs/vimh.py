@@ -215,7 +215,7 @@ def get_config(arg=""):
     c.plateau = dict(
       metric="val/val/loss", mode="min", patience=patience, factor=0.5, stop_after=a.stop_after
     )
-  common = dict(batch_size=256)
+  common = dict(batch_size=256, limit=None)
   test = dict(source(a, "test"), pp=pp)
   c.evals = dict(
     val=dict(type="mean", data=dict(source(a, "validation"), pp=pp), log_epochs=1, **common),
@@ -224,6 +224,6 @@ def get_config(arg=""):
   )
   if a.audio and a.input != "leaf":
     c.evals.audio = dict(
-      type="proj.vimh.audio", data=test, log_percent=100, limit=128, count=4, **common
+      type="proj.vimh.audio", data=test, log_percent=100, batch_size=256, limit=128, count=4
     )
   return c
