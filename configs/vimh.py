@@ -44,6 +44,7 @@ ARGS = dict(
   classes=("step", "256"),  # of a head: one for each step of its parameter, or for each byte
   net=NETS,  # the numbers are parameters, see big_audio/models/*.py
   patch=0,  # of a vit, in pixels; 0: the variant's
+  dim=0,  # of a vit, its width; 0: the variant's
   loss="soft_target",  # NAME, or NAME/HEAD=NAME/...
   weights="",  # of the heads' losses: HEAD=NUMBER/..., others 1; or "learned"
   unit=("range", "physical", "class"),  # of distances in ordinal and regression losses
@@ -102,6 +103,15 @@ def per_head(a, what, heads):
   return out
 
 
+def number(head, text):
+  """The weight of a head."""
+  try:
+    return float(text)
+  except ValueError:
+    message = f"configs/vimh.py: weights={head}={text}: expected a number."
+    raise ValueError(message) from None
+
+
 def head_settings(a, data):
   """config.trainer.heads."""
   heads = data.names
@@ -127,7 +137,7 @@ def head_settings(a, data):
     elif loss == "weighted_ce":
       extra = dict(power=2.0)
     out[head] = dict(
-      loss=loss, weight=float(weights.get(head, 1)), value=f"{head}/value",
+      loss=loss, weight=number(head, weights.get(head, "1")), value=f"{head}/value",
       min=parameter.min, max=parameter.max, step=step, **extra,
     )  # fmt: skip
   return out
@@ -140,9 +150,14 @@ def get_config(arg=""):
     raise ValueError("configs/vimh.py: a folder has its own sounds; leave out synth and size.")
   if a.input == "leaf" and a.aux != "none":
     raise ValueError("configs/vimh.py: input=leaf hears the sound itself; use aux=none.")
+  if a.dir and a.input == "leaf":
+    raise ValueError("configs/vimh.py: a folder holds pictures only; input=leaf needs synth=NAME.")
+  if a.envelopes != "none" and (a.dir or a.input != "image"):
+    what = "a folder has its own planes" if a.dir else "envelopes have no levels in dB"
+    raise ValueError(f"configs/vimh.py: {what}; leave out envelopes, or use input=image.")
   family, _, variant = a.net.partition("_")
-  if a.patch and family != "vit":
-    raise ValueError(f"configs/vimh.py: net={a.net} takes no patch.")
+  if (a.patch or a.dim) and family != "vit":
+    raise ValueError(f"configs/vimh.py: net={a.net} takes no patch and no dim.")
   if a.smoke:
     a = ConfigDict({**a, "size": 256 if not a.dir else a.size, "epochs": 1, "batch": 32})
   data = metadata(a)
@@ -165,12 +180,11 @@ def get_config(arg=""):
     data=dict(train=dict(source(a, "train"), pp=pp)),
   )  # fmt: skip
   net = dict(model=family, variant=variant)
-  if a.patch:
-    net["patch"] = a.patch
+  net.update({k: a[k] for k in ("patch", "dim") if a[k]})
   if a.input == "leaf":
     net = dict(model="leaf", sr=int(data.sr), filters=32, trunk=net)
   outputs = data.heads(256 if a.classes == "256" else "step")
-  hidden = VIT_WIDTH[variant] if family == "vit" else None
+  hidden = (a.dim or VIT_WIDTH[variant]) if family == "vit" else None
   c.models = dict(net=net, heads=dict(model="heads", outputs=outputs, hidden=hidden))
   if aux:
     c.models.aux = dict(model="aux_mlp", hidden=32, dropout=0.0, frequencies=32, sigma=1.0)
@@ -201,7 +215,7 @@ def get_config(arg=""):
     c.plateau = dict(
       metric="val/val/loss", mode="min", patience=patience, factor=0.5, stop_after=a.stop_after
     )
-  common = dict(batch_size=256)
+  common = dict(batch_size=256, limit=None)
   test = dict(source(a, "test"), pp=pp)
   c.evals = dict(
     val=dict(type="mean", data=dict(source(a, "validation"), pp=pp), log_epochs=1, **common),
@@ -210,6 +224,6 @@ def get_config(arg=""):
   )
   if a.audio and a.input != "leaf":
     c.evals.audio = dict(
-      type="proj.vimh.audio", data=test, log_percent=100, limit=128, count=4, **common
+      type="proj.vimh.audio", data=test, log_percent=100, batch_size=256, limit=128, count=4
     )
   return c

@@ -85,7 +85,6 @@ class Source:
       self.metadata, part.image(at), scale, part.labels[at], f"{name}/{at}", self._classes
     )
 
-
   def values(self) -> dict[str, np.ndarray]:
     """{parameter: f64[len(self)]}, the true values in physical units, without any picture."""
     m = self.metadata

@@ -6,6 +6,7 @@ last two from the first say whether errors of parameters can be heard, which no 
 """
 
 import csv
+import functools
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -51,9 +52,11 @@ class Evaluator:
     self._predict = C.pick("proj.vimh.audio: fn", predict, fn)
     self._mesh, self._workdir, self._prefix = mesh, workdir, prefix
     self._count = count
-    self._data = {k: v for k, v in C.to_dict(data).items() if k not in ("pp", "weight")}
+    given = {k: v for k, v in C.to_dict(data).items() if k not in ("pp", "weight")}
+    self._source = functools.partial(sources.build, given.pop("source"), "proj.vimh.audio: data")
+    self._data = given
     self._batches = common.reader(data, pp, batch_size, limit)
-    self.metadata = sources.build(**self._data).metadata
+    self.metadata = self._source(**self._data).metadata
 
   def run(self, state) -> Iterator[tuple[str, float]]:
     """Yields estimate/<measure> and constant/<measure> (means over items), <row>/<parameter>_mae,
@@ -111,7 +114,7 @@ class Evaluator:
 
   def _constant(self, count):
     """{parameter: f64[count]}, the median of the training items."""
-    train = sources.build(**{**self._data, "split": "train"})
+    train = self._source(**{**self._data, "split": "train"})
     return {k: np.full(count, np.median(v)) for k, v in train.values().items()}
 
   def _write(self, step, true, found, scores, sounds):

@@ -77,6 +77,10 @@ class Source:
       out.update(wav=self._wav[at][:, None].copy(), sr=self.recipe.sr)
     return out
 
+  def values(self) -> dict[str, np.ndarray]:
+    """{parameter: f64[len(self)]}, the true values in physical units, without any picture."""
+    return vimh.decoded(self.metadata, self._records.labels[self._chosen])
+
 
 def heads(
   synth: str = "simple_saw", classes: str | int = "step", **overrides: Any

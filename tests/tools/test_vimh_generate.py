@@ -1,0 +1,171 @@
+"""`make_vimh generate`: the same bytes by any number of processes and after any interruption."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from big_audio.datasets import synth_render, synths, vimh
+from big_audio.datasets.worlds import synth as world
+from big_audio.tools import make_vimh, vimh_generate
+
+
+def contents(folder):
+  return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def generate(*argv):
+  return make_vimh.main(["generate", *map(str, argv)])
+
+
+def only(folder):
+  (found,) = folder.iterdir()
+  return found
+
+
+@pytest.fixture
+def blocks_of_40(monkeypatch):
+  monkeypatch.setattr(synth_render, "BLOCK", 40)
+
+
+ARGUMENTS = ["--config-name", "moog_basic", "--size", 100, "--secs", 0.4, "--pickle",
+             "--temporal-envelope"]  # fmt: skip
+
+
+def test_interruptions_leave_no_trace(tmp_path, monkeypatch, blocks_of_40, capsys):
+  assert generate(*ARGUMENTS, "--output-dir", tmp_path / "a", "--jobs", 1) == 0
+  want = contents(only(tmp_path / "a"))
+  assert sorted(want) == ["test", "test_batch", "train", "train_batch", "vimh_dataset_info.json"]
+  assert str(only(tmp_path / "a")) in capsys.readouterr().out
+
+  made, block = [], synth_render.block
+
+  def killed(recipe, values):
+    if len(made) == 2:
+      raise KeyboardInterrupt
+    made.append(values)
+    return block(recipe, values)
+
+  monkeypatch.setattr(synth_render, "block", killed)
+  flags = [*ARGUMENTS, "--output-dir", tmp_path / "b", "--jobs", 1]
+  with pytest.raises(SystemExit, match="interrupted"):
+    generate(*flags)
+  work = only(tmp_path / "b")
+  assert work.name.startswith(".vimh-32x32x2") and work.name.endswith("_temporal.partial")
+  with (work / "done").open("a") as f:
+    f.write("8")  # of a line that was cut off; the third block, at 80, is not there
+  with pytest.raises(SystemExit, match=r"other arguments \(seed differs: 12345, now 1\)"):
+    generate(*flags, "--seed", 1)
+  made.clear()
+  monkeypatch.setattr(synth_render, "block", lambda r, v: made.append(len(v)) or block(r, v))
+  assert generate(*flags) == 0
+  assert made == [20]  # the others were there
+  assert "80 of 100 items are there already" in capsys.readouterr().err
+  assert contents(only(tmp_path / "b")) == want
+
+  with pytest.raises(SystemExit, match="holds test, test_batch, train, train_batch already"):
+    generate(*flags)
+  assert contents(only(tmp_path / "b")) == want
+
+
+def test_processes_leave_no_trace(tmp_path, monkeypatch):
+  # Workers are started anew: this is seen by them too, through the recipe's values alone.
+  recipe = synths.build("pluck", size=1100, secs=0.2, width=2, sampling="sobol")
+  one = vimh_generate.generate(recipe, tmp_path / "one", jobs=1)
+  two = vimh_generate.generate(recipe, tmp_path / "two", jobs=2)
+  assert contents(one) == contents(two)
+
+
+def test_killed_while_the_files_were_written(tmp_path, monkeypatch, blocks_of_40):
+  recipe = synths.build("simple_saw", size=50)
+  want = contents(vimh_generate.generate(recipe, tmp_path / "a", jobs=1))
+  write = vimh_generate.vimh_write.write_folder
+
+  def killed(folder, raw, *parts, **kw):
+    folder.mkdir()
+    (folder / "train").write_bytes(b"half of it")
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(vimh_generate.vimh_write, "write_folder", killed)
+  with pytest.raises(KeyboardInterrupt):
+    vimh_generate.generate(recipe, tmp_path / "b", jobs=1)
+  monkeypatch.setattr(vimh_generate.vimh_write, "write_folder", write)
+  assert contents(vimh_generate.generate(recipe, tmp_path / "b", jobs=1)) == want
+
+
+def test_shuffling_moves_whole_items(tmp_path):
+  plain = synth_render.records(synths.build("simple_saw", size=60))
+  mixed = synth_render.records(synths.build("simple_saw", size=60, shuffle=True))
+  order = list(range(60))
+  legacy = np.random.RandomState(12345)
+  legacy.random_sample((60, 2))
+  legacy.shuffle(order)
+  np.testing.assert_array_equal(mixed, plain[order])
+
+
+def test_flags_become_the_recipe(tmp_path, capsys):
+  flags = ["--config-name", "synth/generate_simple_saw", "--sampling", "grid", "--jitter", 0.5,
+           "--set", "log10_decay_time=-1,0,.25", "--set", "note_number=50", "note_velocity=90,100",
+           "--spectrogram", "window=hann", "n_fft=128", "--height", 20, "--width", 10,
+           "--spectral-envelope", "--normalize", "--joint-scaling", "--output-dir", tmp_path]  # fmt: skip
+  assert generate(*flags) == 0
+  folder = only(tmp_path)
+  assert folder.name == "vimh-20x10x2_8000Hz_1p0s_85dss_simple_2p_spectral_shuffled"
+  raw = json.loads((folder / "vimh_dataset_info.json").read_text())
+  assert raw["generator"] == dict(
+    recipe="simple_saw", seed=12345, sampling="grid", jitter=0.5, scaling="joint"
+  )
+  assert raw["channel_labels"] == ["Gray_normalized", "Gray_spectral_envelope"]
+  assert raw["spectrogram_config"]["n_fft"] == 128
+  source = vimh.Source(str(folder), "all")
+  assert len(source) == 85 and source[0]["image"].shape == (20, 10, 2)
+  levels = {k: len({int(e[k]) for e in source}) for k in ("log10_decay_time", "note_velocity")}
+  assert levels == dict(log10_decay_time=5, note_velocity=17)
+  capsys.readouterr()
+  assert generate() == 0
+  listed = capsys.readouterr().out
+  assert "moog_basic" in listed and "log10_index_decay_time" in listed
+  for argv, match in (
+    (["--set", "note_number"], "expected NAME=VALUE"),
+    (["--set", "note_number=a,b"], "expected MIN,MAX,STEP"),
+    (["--jobs", 0], "--jobs 0"),
+    (["--width", 400], "have 100 frames"),
+  ):
+    with pytest.raises(SystemExit, match=match):
+      generate("--config-name", "simple_saw", "--output-dir", tmp_path / "x", *argv)
+  with pytest.raises(SystemExit, match="the grid has .* Say how many"):
+    generate("--config-name", "moog_envelope", "--sampling", "grid")
+  assert not os.path.exists(tmp_path / "x")
+
+
+@pytest.mark.parametrize("split", vimh.SPLITS)
+def test_the_world_is_the_folder(tmp_path, split):
+  arguments = dict(size=70, seed=3, temporal=True)
+  folder = vimh_generate.generate(synths.build("moog_basic", **arguments), tmp_path, jobs=1)
+  kw = dict(validation=0.2, classes=256 if split == "test" else "step")
+  a = world.Source("moog_basic", split, **arguments, **kw)
+  b = vimh.Source(str(folder), split, **kw)
+  assert len(a) == len(b) > 0 and a.metadata.heads() == b.metadata.heads()
+  for x, y in zip(a, b, strict=True):
+    assert x.keys() == y.keys()
+    for key in x:
+      np.testing.assert_array_equal(x[key], y[key])
+      assert np.asarray(x[key]).dtype == np.asarray(y[key]).dtype
+  assert world.heads("moog_basic") == vimh.heads(str(folder))
+
+
+def test_the_world_has_the_sounds():
+  source = world.Source("simple_saw", "test", size=20, wav=True)
+  item = source[1]
+  assert item["wav"].shape == (8000, 1) and item["wav"].dtype == np.float32 and item["sr"] == 8000
+  images, scale = synth_render.pictures(source.recipe, item["wav"].T)
+  np.testing.assert_array_equal(images[0].transpose(1, 2, 0), item["image"])
+  np.testing.assert_array_equal(scale[0], item["spec_scale"])
+  again = world.Source("simple_saw", "train", size=20)
+  assert again._records.raw.base is source._records.raw.base  # rendered once
+  assert "wav" not in again[0]
+  with pytest.raises(ValueError, match="no 'heigth'"):
+    world.Source("simple_saw", heigth=3)
+  with pytest.raises(ValueError, match='no split "tset"'):
+    world.Source("simple_saw", "tset", size=20)
