@@ -12,7 +12,6 @@ each sample has the estimates of that run; without DIR or --synth the run's own 
 """
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from big_audio.datasets import build as sources
 from big_audio.datasets import synth_render
 from big_audio.datasets.vimh import SPLITS
 from big_audio.tools import manifests
-from proj.vimh import browse_page, estimates
+from proj.vimh import browse_page, browse_run
 
 SHOWN = ("train", "validation", "test")
 _SCALES = 20_000  # items whose dB range is looked at
@@ -67,7 +66,8 @@ class DataSet:
   def split(self, name: str):
     """The source of a split; raises a ValueError with the reason where it has no items."""
     if name not in self._open:
-      self._open[name] = sources.build(**{**self._data, "split": name})
+      kw = {k: v for k, v in self._data.items() if k != "source"}
+      self._open[name] = sources.build(self._data["source"], "browse", **{**kw, "split": name})
     return self._open[name]
 
   def values(self, name: str) -> dict[str, np.ndarray]:
@@ -201,7 +201,7 @@ def data_of(flags, runner=None) -> dict:
     raise ValueError("--size belongs to --synth: what is there has its own size.")
   if flags.form and given != ["dir"]:
     raise ValueError("--form belongs to DIR.")
-  own = estimates.data_of(runner) if runner else {}
+  own = browse_run.data_of(runner) if runner else {}
   classes = {"classes": own["classes"]} if "classes" in own else {}
   if given == ["dir"]:
     form = {"form": flags.form} if flags.form else {}
@@ -217,9 +217,9 @@ def run(flags) -> list[str]:
     raise ValueError("nothing to write: give --out FILE.html, --png FILE.png, or both.")
   if flags.count < 1 or flags.mb <= 0:
     raise ValueError("--count and --mb must be above zero.")
-  runner = estimates.open_run(flags.workdir) if flags.workdir else None
+  runner = browse_run.open_run(flags.workdir) if flags.workdir else None
   data = DataSet(described := data_of(flags, runner))
-  found = estimates.Estimates(runner, {**described, "split": flags.split}) if runner else None
+  found = browse_run.Estimates(runner, {**described, "split": flags.split}) if runner else None
   values = data.values(flags.split)
   chosen, fit = choose(values, picks=flags.pick, sort=flags.sort, count=flags.count,
                        error=found.error if found else None)  # fmt: skip
@@ -232,7 +232,7 @@ def run(flags) -> list[str]:
         data.metadata, {p: np.array([s.values[p] for s in samples]) for p in data.metadata.names}
       )
     html, left_out = browse_page.page(
-      data, samples, split=flags.split, fit=fit, wavs=wavs, waterfall=flags.waterfall, found=found,
+      data, samples, split=flags.split, fit=fit, wavs=wavs, waterfalls=flags.waterfall, found=found,
       most=int(flags.mb * 1e6),
     )  # fmt: skip
     manifests.replace(flags.out, html)
@@ -257,5 +257,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
   sys.exit(main())

@@ -92,7 +92,7 @@ def bars(title: str, labels, series) -> str:
   )
 
 
-def waterfall(sample, metadata) -> bytes:
+def waterfall(sample) -> bytes:
   """A picture's frames as lines behind lines (the first in front), as PNG."""
   from matplotlib.figure import Figure
 
@@ -201,14 +201,14 @@ def _histograms(data) -> str:
   return f"<div class=grid>{out}</div>"
 
 
-def page(data, samples, *, split, fit, wavs=None, waterfall=False, found=None, most=20_000_000):
+def page(data, samples, *, split, fit, wavs=None, waterfalls=False, found=None, most=20_000_000):
   """The page.
 
   Args:
     data: `browse.DataSet`; samples: of its `split`, of `fit` that could be shown.
     wavs: f32[n,T] sounds of the samples, or None.
-    waterfall: whether to draw these.
-    found: `estimates.Estimates` of the split, or None.
+    waterfalls: whether to draw these.
+    found: `browse_run.Estimates` of the split, or None.
     most: bytes of the page.
 
   Returns:
@@ -242,37 +242,33 @@ def page(data, samples, *, split, fit, wavs=None, waterfall=False, found=None, m
   if wavs is not None:
     about += " Sounds are rendered from the labels, whose 8 bits are coarser than the original's."
   head.append(f"<p class=dim>{text(about)}</p><div class=samples>")
-  used = sum(len(x.encode()) for x in head) + 1000
-  body, lost = [], {"sounds": 0, "waterfalls": 0, "samples": 0}
-  for i, sample in enumerate(samples):
-    plain = _sample(data, sample, found, "")
-    room = most - used - len(plain.encode())
-    if room < 0:
-      lost["samples"] = len(samples) - i
-      break
+  plain = [_sample(data, s, found, "") for s in samples]
+  used = np.cumsum([sum(len(x.encode()) for x in head) + 1000, *(len(x.encode()) for x in plain)])
+  # Pictures come before sounds, and sounds before waterfalls of later samples.
+  fits = int(np.searchsorted(used, most, side="right")) - 1
+  shown, room = samples[: max(fits, 0)], most - int(used[max(fits, 0)])
+  lost = {"sounds": 0, "waterfalls": 0, "samples": len(samples) - len(shown)}
+  body = []
+  for i, sample in enumerate(shown):
     extras = ""
     wanted = []
     if wavs is not None:
       sound = uri("audio/wav", wav(wavs[i], int(m.sr)))
       wanted.append(("sounds", f'<audio controls preload=none src="{sound}"></audio>'))
-    if waterfall:
-      fall = uri("image/png", _waterfall(sample, m))
+    if waterfalls:
+      fall = uri("image/png", waterfall(sample))
       wanted.append(("waterfalls", f'<img class=fall alt=waterfall src="{fall}">'))
     for what, html in wanted:
-      if len(extras) + len(html) > room:
+      if len(html) > room:
         lost[what] += 1
       else:
-        extras += html
+        extras, room = extras + html, room - len(html)
     body.append(_sample(data, sample, found, extras))
-    used += len(plain.encode()) + len(extras)
   left_out = ", ".join(f"{n} {what}" for what, n in lost.items() if n)
   end = "</div>"
   if left_out:
     end += f"<p class=warn>Left out to keep the page below {most / 1e6:g} MB: {left_out}.</p>"
   return "".join([*head, *body, end, "</main></body></html>\n"]), left_out
-
-
-_waterfall = waterfall
 
 
 def grid(path: str, metadata, samples, found=None) -> None:
@@ -289,16 +285,16 @@ def grid(path: str, metadata, samples, found=None) -> None:
   for axis in axes:
     axis.axis("off")
   for axis, s in zip(axes, samples, strict=False):
-    # A white column between planes.
-    gap = np.full((s.image.shape[0], 1), 255, np.uint8)
-    parts = [x for c in range(planes) for x in (s.image[..., c], gap)][:-1]
+    # An empty column between planes.
+    gap = np.full((s.image.shape[0], 1), np.nan)
+    parts = [x for c in range(planes) for x in (s.image[..., c].astype(float), gap)][:-1]
     axis.imshow(np.concatenate(parts, 1), cmap="magma", vmin=0, vmax=255, origin="lower",
                 interpolation="nearest")  # fmt: skip
     told = []
     for n in names[:6]:
-      line = f"{n[-18:]} {s.values[n]:.3g}"
+      line = f"{n[-18:]} {s.values[n]:.4g}"
       if found and n in found.values:
-        line += f" ({found.values[n][s.index]:.3g})"
+        line += f" ({found.values[n][s.index]:.4g})"
       told.append(line)
     told += [f"and {len(names) - 6} more"] if len(names) > 6 else []
     axis.set_title("\n".join(told).replace("$", r"\$"), fontsize=5)
