@@ -202,7 +202,7 @@ def draw(lanes) -> Drawing:
 
 def _lane(d, lane, y) -> float:
   """Draws a model from `y` down; returns where it ends."""
-    d.text((_MARGIN, y + 12), lane.name, size=14, bold=True, anchor="start")
+  d.text((_MARGIN, y + 12), lane.name, size=14, bold=True, anchor="start")
   about = f"{lane.kind}, takes {_size(lane.given)}, {lane.count:,} parameters"
   d.text((_MARGIN, y + 28), about, ink=_DIM, anchor="start")
   y += 40

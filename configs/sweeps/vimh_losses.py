@@ -8,8 +8,8 @@
 from big_audio.config import args, nearest
 
 LOSSES = (
-  "cross_entropy", "weighted_ce", "soft_target", "ordinal", "coral", "quantized_regression",
-  "normalized_regression",
+  "cross_entropy", "weighted_ce", "soft_target", "ordinal", "coral", "corn",
+  "quantized_regression", "normalized_regression",
 )  # fmt: skip
 ARGS = dict(
   losses="all",  # or some of them, separated by /
