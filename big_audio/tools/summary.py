@@ -269,6 +269,7 @@ def _flops(config, trainer, opt, make_state, batch, stats, total) -> float | Non
 def write(summary: Summary, path: str, depth: int = 2) -> None:
   """Writes a drawing or a page, by the name's end."""
   kind = os.path.splitext(path)[1]
+  os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
   if kind == ".png":
     diagram.draw(summary.lanes(depth)).png(path)
   else:

@@ -12,13 +12,15 @@ each sample has the estimates of that run; without DIR or --synth the run's own 
 """
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from big_audio.datasets import build as sources
-from big_audio.datasets import synth_render
+from big_audio.datasets import synth_render, vimh_meta
 from big_audio.datasets.vimh import SPLITS
 from big_audio.tools import manifests
 from proj.vimh import browse_page, browse_run
@@ -179,6 +181,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--synth", help="a recipe, rendered now, in place of DIR")
   p.add_argument("--size", type=int, help="items of it, default 1024")
   p.add_argument("--workdir", metavar="RUN[:step|:best]", help="a run whose estimates to show")
+  p.add_argument("--recent", metavar="FOLDER", help="the data set below it that was made last")
   p.add_argument("--form", choices=("binary", "pickle"), help="which of the folder's files")
   p.add_argument("--split", choices=SPLITS, default="test")
   p.add_argument("--count", type=int, default=48, help="samples, default %(default)s")
@@ -194,21 +197,33 @@ def parser() -> argparse.ArgumentParser:
 
 def data_of(flags, runner=None) -> dict:
   """The data set that flags name, as a config has it."""
-  given = [n for n in ("dir", "synth") if getattr(flags, n)]
+  given = [n for n in ("dir", "synth", "recent") if getattr(flags, n)]
   if len(given) > 1 or not (given or runner):
-    raise ValueError("expected one of DIR and --synth NAME, or --workdir RUN for that run's data.")
+    raise ValueError(
+      "expected one of DIR, --synth NAME and --recent FOLDER, or --workdir RUN for that run's data."
+    )
   if flags.size is not None and given != ["synth"]:
     raise ValueError("--size belongs to --synth: what is there has its own size.")
-  if flags.form and given != ["dir"]:
-    raise ValueError("--form belongs to DIR.")
+  if flags.form and given not in (["dir"], ["recent"]):
+    raise ValueError("--form belongs to a folder.")
   own = browse_run.data_of(runner) if runner else {}
   classes = {"classes": own["classes"]} if "classes" in own else {}
-  if given == ["dir"]:
+  if given in (["dir"], ["recent"]):
     form = {"form": flags.form} if flags.form else {}
-    return dict(source="vimh", dir=flags.dir, **form, **classes)
+    return dict(source="vimh", dir=flags.dir or recent(flags.recent), **form, **classes)
   if given == ["synth"]:
     return dict(source="worlds.synth", synth=flags.synth, size=flags.size or 1024, **classes)
   return own
+
+
+def recent(folder: str) -> str:
+  """The data set below a folder whose description is the newest; raises ValueError without any."""
+  found = list(Path(folder).glob(f"*/{vimh_meta.FILE}"))
+  if not found:
+    raise ValueError(
+      f"{folder}: no data set lies there. Make one: python -m big_audio.tools.make_vimh generate."
+    )
+  return str(max(found, key=lambda p: p.stat().st_mtime).parent)
 
 
 def run(flags) -> list[str]:
@@ -225,6 +240,8 @@ def run(flags) -> list[str]:
                        error=found.error if found else None)  # fmt: skip
   samples = [data.sample(flags.split, int(i)) for i in chosen]
   said = []
+  for path in filter(None, (flags.out, flags.png)):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
   if flags.out:
     wavs = None
     if flags.audio:

@@ -193,6 +193,7 @@ def main(argv=None) -> int:
     found, data = records(flags.root, {r.settings["net"] for r in runs})
     out = table(found, data.metadata.names, flags.by)
     if flags.out:
+      os.makedirs(os.path.dirname(flags.out) or ".", exist_ok=True)
       manifests.replace(flags.out, out.markdown())
       manifests.replace(flags.out.removesuffix(".md") + ".csv", out.csv())
       print(flags.out)
