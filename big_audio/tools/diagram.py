@@ -51,7 +51,7 @@ def colour(kind: str) -> str:
     ("norm", ("norm", "grn")),
     ("attention", ("attention", "attend")),
     ("embed", ("embed",)),
-    ("conv", ("conv", "leaf")),
+    ("conv", ("conv", "leaf", "cnn")),
     ("dense", ("dense", "linear", "mlp", "einsum")),
   ):
     if any(w in k for w in words):
@@ -104,9 +104,7 @@ class Drawing:
         out.append(f'<polygon points="{where}" fill="{fill}" stroke="{_INK}" stroke-width=".7"/>')
       elif kind == "arrow":
         (x0, y0), (x1, y1) = rest
-        out.append(
-          f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" stroke="{_DIM}" fill="none"/>'
-        )
+        out.append(f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" stroke="{_DIM}" fill="none"/>')
         where = " ".join(f"{x:.1f},{y:.1f}" for x, y in _head(*rest))
         out.append(f'<polygon points="{where}" fill="{_DIM}"/>')
       else:

@@ -147,7 +147,7 @@ def choose(values, *, picks=(), sort="", error=None, count=48) -> tuple[np.ndarr
 
   keep = np.ones(len(next(iter(values.values()))), bool)
   for pick in picks:
-    name, eq, text = pick.partition("=")
+    name, _, text = pick.partition("=")
     C.pick("--pick", values, name)
     lo, dots, hi = text.partition("..")
     try:
@@ -234,6 +234,8 @@ def run(flags) -> list[str]:
     raise ValueError("--count and --mb must be above zero.")
   runner = browse_run.open_run(flags.workdir) if flags.workdir else None
   data = DataSet(described := data_of(flags, runner))
+  if runner:
+    browse_run.check(runner, data.metadata, data.classes)
   found = browse_run.Estimates(runner, {**described, "split": flags.split}) if runner else None
   values = data.values(flags.split)
   chosen, fit = choose(values, picks=flags.pick, sort=flags.sort, count=flags.count,
@@ -274,4 +276,7 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
+  from absl import logging
+
+  logging.set_verbosity(logging.ERROR)  # orbax warns of what it does not need
   sys.exit(main())

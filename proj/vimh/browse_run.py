@@ -30,6 +30,21 @@ def data_of(runner) -> dict:
   return {k: v for k, v in first.items() if k not in ("split", "pp", "weight", "wav")}
 
 
+def check(runner, metadata, classes="step") -> None:
+  """Raises a ValueError unless a data set's parameters are those that a run estimates."""
+  heads = C.to_dict(runner.config.trainer.heads)
+  outputs = C.to_dict(runner.config.models.heads.outputs)
+  for name, head in heads.items():
+    C.pick(f"{runner.workdir}: the data set's parameters", dict.fromkeys(metadata.names), name)
+    p = metadata.parameter(name)
+    there = (p.min, p.max, p.count(classes))
+    if there != (head.get("min"), head.get("max"), outputs[name]):
+      raise ValueError(
+        f"{runner.workdir}: {name} is {head.get('min')} to {head.get('max')} in {outputs[name]} "
+        f"classes for this run, {p.min:g} to {p.max:g} in {there[2]} in the data set."
+      )
+
+
 class Estimates:
   """A run's estimates of all items of a split.
 
@@ -59,7 +74,6 @@ class Estimates:
         for head in [k for k in out if f"target/{k}" in out]:
           scores.setdefault(head, []).append(out[head].argmax(-1)[real])
           targets.setdefault(head, []).append(out[f"target/{head}"][real])
-          self._check(head, out[head].shape[-1], targets[head][-1])
         for head, v in jax.device_get(runner.predict("values", clean)).items():
           values.setdefault(head, []).append(np.asarray(v, np.float64)[real])
     joined = lambda lists: {k: np.concatenate(v) for k, v in lists.items()}
@@ -70,10 +84,3 @@ class Estimates:
     top = {h: max(n - 1, 1) for h, n in C.to_dict(runner.config.models.heads.outputs).items()}
     off = [np.abs(self.classes[k] - target[k]) / top[k] for k in self.classes]
     self.error = np.mean(off, axis=0)
-
-  def _check(self, head, n, target):
-    if target.size and target.max() >= n:
-      raise ValueError(
-        f"{self.spec}: {head} has {n} classes, the data set has a class {target.max()}: the run "
-        "was trained on a data set with other steps."
-      )

@@ -72,7 +72,7 @@ def test_histograms_count_the_classes_of_every_split(data):
     np.testing.assert_array_equal(counts[split], true)
   svg = browse_page.bars("x", ["1", "2"], dict(train=[3, 1], test=[0, 2]))
   assert "train, 1: 3" in svg and "test, 2: 2" in svg and svg.count("<rect") == 3
-  heights = [float(h) for h in re.findall(r'height=([\d.]+) style', svg)]
+  heights = [float(h) for h in re.findall(r"height=([\d.]+) style", svg)]
   assert heights[0] == pytest.approx(3 * heights[1], rel=0.01)  # shares of a series
 
 
@@ -147,6 +147,11 @@ def test_hostile_names_are_escaped(tmp_path, capsys):
   assert "4 of 4 samples" in capsys.readouterr().out
 
 
+def data_head(data, name):
+  p = data.metadata.parameter(name)
+  return dict(min=p.min, max=p.max, step=p.step)
+
+
 class Stub:
   """A run that errs by one class where the picture is dark."""
 
@@ -158,8 +163,13 @@ class Stub:
     keep = ", ".join(f'"{k}"' for n in names for k in (n, f"{n}/value"))
     train = dict(DATA, split="train", pp=f'keep("image", {keep})')
     outputs = metadata.heads()
+    heads = {n: data_head(self, n) for n in names}
     self.config = ConfigDict(
-      dict(input=dict(data=dict(train=train)), models=dict(heads=dict(outputs=outputs)))
+      dict(
+        input=dict(data=dict(train=train)),
+        models=dict(heads=dict(outputs=outputs)),
+        trainer=dict(heads=heads),
+      )
     )
 
   def predict(self, name, batch):
@@ -190,8 +200,14 @@ def test_errors_of_a_run_are_marked(data, monkeypatch, tmp_path):
   assert html.count("<tr class=bad") == dark.sum()
   at = html.index("<h4>")
   assert html[at:].split("</h4>")[0] == f"<h4>{items[int(np.argmax(dark))]['id']}"
-  with pytest.raises(ValueError, match="has 3 classes"):
-    found._check(DECAY, 3, np.array([4]))
+  saws = synths.build("simple_saw").metadata()
+  for name, told in (
+    ("note_velocity", "100 to 127 in 6 classes for this run, 126 to 127 in 3 in"),
+    ("filter_cutoff", "no 'filter_cutoff'"),
+  ):
+    stub.config.trainer = dict(heads={name: data_head(data, name)})
+    with pytest.raises(ValueError, match=told):
+      browse_run.check(stub, saws)
 
 
 def test_waterfall_and_grid(data, tmp_path):

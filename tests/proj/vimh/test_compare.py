@@ -19,8 +19,8 @@ def swept(root, lost=()):
   rows = []
   for run in sweep_plan.grid_runs(plan):
     workdir, settings = root / run.name, C.to_dict(run.settings)
-    rows.append(dict(name=run.name, state="failed" if run.name in lost else "done", settings=settings,
-                     error="ValueError: x"))  # fmt: skip
+    state = "failed" if run.name in lost else "done"
+    rows.append(dict(name=run.name, state=state, settings=settings, error="ValueError: x"))
     if run.name in lost:
       continue
     value = VALUES[settings["net"]][settings["config.seed"]]
@@ -91,9 +91,8 @@ def test_baselines_against_plain_definitions():
   assert chance["within1"] == pytest.approx(np.mean([abs(x[p.name] - k) <= 1 for k, x in guesses]))
   off = [abs(x[f"{p.name}/value"] - p.values()[k]) for k, x in guesses]
   assert chance["mae"] == pytest.approx(np.mean(off), rel=1e-5)
-  two = compare.baselines(browse.DataSet(
-    dict(source="worlds.synth", synth="simple_saw", size=40, parameters={"note_velocity": (0, 1, 1)})
-  ))  # fmt: skip
+  narrow = dict(size=40, parameters={"note_velocity": (0, 1, 1)})
+  two = compare.baselines(browse.DataSet(dict(source="worlds.synth", **narrow)))
   assert two["constant"]["note_velocity_within1"] == 1 == two["chance"]["note_velocity_within1"]
 
 
@@ -101,7 +100,7 @@ def test_a_run_that_failed_is_shown(tmp_path):
   lost = [f"net=cnn_10k,config.seed={s}".replace("config.", "") for s in (0, 1)]
   found, data = compare.records(str(swept(tmp_path / "lost", lost)))
   table = cells(compare.table(found, data.metadata.names).markdown())
-  assert table["cnn_10k"]["accuracy"] == "failed" and list(table)[0] == "mlp_8.5k"
+  assert table["cnn_10k"]["accuracy"] == "failed" and next(iter(table)) == "mlp_8.5k"
 
 
 def test_arguments_reach_the_runs():
