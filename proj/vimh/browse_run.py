@@ -40,9 +40,14 @@ def check(runner, metadata, classes="step") -> None:
     there = (p.min, p.max, p.count(classes))
     if there != (head.get("min"), head.get("max"), outputs[name]):
       raise ValueError(
-        f"{runner.workdir}: {name} is {head.get('min')} to {head.get('max')} in {outputs[name]} "
-        f"classes for this run, {p.min:g} to {p.max:g} in {there[2]} in the data set."
+        f"{runner.workdir}: {name} is {_text(head.get('min'))} to {_text(head.get('max'))} in "
+        f"{outputs[name]} classes for this run, {p.min:g} to {p.max:g} in {there[2]} in the data "
+        "set."
       )
+
+
+def _text(number) -> str:
+  return "?" if number is None else f"{number:g}"
 
 
 class Estimates:
