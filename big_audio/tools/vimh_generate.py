@@ -208,7 +208,7 @@ def _journal(path):
   # What follows the last line break was not written to its end.
   done = {int(line) for line in lines[:-1] if line.isdigit()}
   with path.open("a") as f:
-    if lines[-1]:
+    if lines[-1]:  # it must not run into the next one
       f.write("x\n")
 
     def note(start):
