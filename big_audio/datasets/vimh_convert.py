@@ -16,6 +16,7 @@ from big_audio.datasets.vimh_meta import Metadata
 from big_audio.datasets.vimh_records import Records, record_dtype
 from big_audio.datasets.vimh_write import appearing, vacate, write_folder
 
+SPLITS = ("train", "validation", "test")
 TARGETS = ("arrayrecord", "vimh", "pickle")
 FORMS = {"binary": "train", "pickle": "train_batch", "arrayrecord": "*.arrayrecord"}
 
@@ -54,12 +55,11 @@ def convert(
   text = (source / vimh_meta.FILE).read_bytes()
   if to == "arrayrecord":
     vimh_name.check(target, metadata)
+    kw = dict(validation=validation, seed=seed, where="convert")
+    chosen = {s: vimh.choose(metadata.train, metadata.test, s, **kw) for s in SPLITS}
     target.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "validation", "test"):
-      chosen = vimh.choose(
-        metadata.train, metadata.test, split, validation=validation, seed=seed, where="convert"
-      )
-      _shards(target, split, chosen, metadata, parts, shard_size)
+    for split, mine in chosen.items():
+      _shards(target, split, mine, metadata, parts, shard_size)
     with appearing(target / vimh_meta.FILE) as f:
       f.write(text)
   else:

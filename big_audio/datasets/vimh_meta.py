@@ -8,7 +8,7 @@ q of a parameter stands for min + q/255 (max - min); a head that classifies has 
 
 import difflib
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 FILE = "vimh_dataset_info.json"
+MAX_BYTES = 2**24  # of the JSON file
 RESERVED = ("image", "spec_scale", "labels", "id")  # other keys of items
 MAX_PIXELS = 2**24  # of one picture: a header may claim anything
 
@@ -139,13 +140,15 @@ def read(folder) -> Metadata:
   """
   path = Path(folder).expanduser() / FILE
   try:
+    if (size := path.stat().st_size) > MAX_BYTES:
+      raise ValueError(f"{size} bytes, and no description has more than {MAX_BYTES}")
     raw = json.loads(path.read_text(encoding="utf-8"))
   except OSError as e:
     raise ValueError(
       f"{path} cannot be read: {e.strerror}. A VIMH data set is a folder with {FILE} and the files "
       "train and test; make one with python -m big_audio.tools.make_vimh generate."
     ) from None
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise ValueError(f"{path} is not JSON: {e}.") from None
   return parse(raw, where=str(path))
 
@@ -242,8 +245,9 @@ def _number(where, raw, key):
   if not isinstance(raw, Mapping):
     raise ValueError(f"{where}: expected an object with {key!r}, got {raw!r}.")
   value = _get(where, raw, key, object)
-  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-    raise ValueError(f"{where}: {key} must be a finite number, got {value!r}.")
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  if not number or not abs(value) <= sys.float_info.max:
+    raise ValueError(f"{where}: {key} must be a finite number, got {value!r:.60}.")
   return float(value)
 
 
