@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -181,3 +184,28 @@ def test_the_world_has_the_sounds():
     world.Source("simple_saw", heigth=3)
   with pytest.raises(ValueError, match='no split "tset"'):
     world.Source("simple_saw", "tset", size=20)
+
+
+@pytest.mark.slow
+def test_a_killed_program_ends_its_workers_and_goes_on(tmp_path):
+  argv = [sys.executable, "-m", "big_audio.tools.make_vimh", "generate", "--config-name",
+          "moog_envelope", "--size", "12000", "--jobs", "2", "--output-dir"]  # fmt: skip
+  subprocess.run([*argv, tmp_path / "a"], check=True)
+  running = subprocess.Popen([*argv, tmp_path / "b"], start_new_session=True)
+  deadline = time.monotonic() + 120
+  begun = lambda: [f.read_text().count("\n") for f in tmp_path.glob("b/.*/done")]
+  while time.monotonic() < deadline and (not begun() or begun()[0] < 3):
+    time.sleep(0.05)
+  running.kill()
+  running.wait()
+  assert 3 <= begun()[0] < 24
+  while True:  # its workers are in its group
+    try:
+      os.killpg(running.pid, 0)
+    except ProcessLookupError:
+      break
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  done = subprocess.run([*argv, tmp_path / "b"], check=True, capture_output=True, text=True)
+  assert "of 12000 items are there already" in done.stderr
+  assert contents(only(tmp_path / "b")) == contents(only(tmp_path / "a"))
