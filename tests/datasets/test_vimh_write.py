@@ -71,7 +71,7 @@ def test_read_back_by_an_independent_reader(tmp_path):
     tmp_path / "set", raw, vimh_write.to_records(m, *train), vimh_write.to_records(m, *test), True
   )
   found, info = vimh_bytes.read(folder)
-  assert info == raw
+  assert info == raw and (folder / vimh_meta.FILE).read_text() == json.dumps(raw, indent=4)
   assert info["parameter_names"] == ["note", "decay"] and info["total_samples"] == 9
   assert info["dataset_name"] == "vimh-3x5x2_8000Hz_1p5s_9dss_simple_2p"
   assert info["fixed_parameters"] == {"velocity": {"value": 100.0, "description": "held"}}

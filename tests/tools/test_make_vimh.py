@@ -98,6 +98,7 @@ def test_refusals_are_one_line(tmp_path):
   (tmp_path / "empty" / vimh_meta.FILE).write_bytes((source / vimh_meta.FILE).read_bytes())
   for args, message in [
     ((source, tmp_path / "used", "--to", "vimh"), "holds train-00000-of-00001.arrayrecord already"),
+    ((source, tmp_path / "used", "--to", "arrayrecord"), "already"),
     ((source, source, "--to", "pickle"), "holds test, test_batch, train, train_batch already"),
     ((source, tmp_path / name, "--to", "arrayrecord"), "by its name the height is 16"),
     ((tmp_path / "none", tmp_path / "a", "--to", "vimh"), "cannot be read"),
