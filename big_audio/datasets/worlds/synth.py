@@ -31,7 +31,7 @@ class Source:
     synth: str = "simple_saw",
     split: str = "train",
     *,
-    size: int = SIZE,
+    size: int | None = None,
     seed: int = synths.SEED,
     validation: float = 0.1,
     split_seed: int = 0,
@@ -44,7 +44,7 @@ class Source:
     Args:
       synth: a recipe, see `synths.build`.
       split: "train", "validation", "test" or "all", see `vimh.choose`.
-      size: items of all splits together.
+      size: items of all splits together; default 4096, or what a larger recipe has.
       seed: of the parameters.
       validation: share of the train part that is kept for validation.
       split_seed: decides which items these are.
@@ -55,6 +55,8 @@ class Source:
     Raises:
       ValueError: as `synths.build` and `vimh.choose`.
     """
+    if size is None:
+      size = max(SIZE, synths.build(synth).size)
     self.recipe = synths.build(synth, size=size, seed=seed, **overrides)
     self.metadata = m = self.recipe.metadata()
     m.heads(classes)  # raises for others
