@@ -49,6 +49,7 @@ ARGS = dict(
   weights="",  # of the heads' losses: HEAD=NUMBER/..., others 1; or "learned"
   unit=("range", "physical", "class"),  # of distances in ordinal and regression losses
   input=("image", "db", "leaf"),
+  augment=0,  # rows and columns that are blotted out at most in training (SpecAugment)
   aux=("scale", "decay", "both", "none"),  # numbers beside the picture
   epochs=5,
   batch=64,
@@ -171,13 +172,18 @@ def get_config(arg=""):
   pp = [before[k] for k in aux]
   pp += [*ops, "keep(" + ", ".join(f'"{k}"' for k in (see, *aux, *keys)) + ")"]
   pp = "|".join(pp)
+  train_pp = pp
+  if a.augment:
+    if a.input == "leaf":
+      raise ValueError("configs/vimh.py: input=leaf sees no picture; leave out augment.")
+    train_pp = pp.replace("|keep(", f"|spec_augment({a.augment}, {a.augment})|keep(")
 
   c = ConfigDict()
   c.seed = 0
   c.total_epochs = a.epochs
   c.input = dict(
     batch_size=a.batch, num_threads=1, num_workers=0, max_bad_share=0.0,
-    data=dict(train=dict(source(a, "train"), pp=pp)),
+    data=dict(train=dict(source(a, "train"), pp=train_pp)),
   )  # fmt: skip
   net = dict(model=family, variant=variant)
   net.update({k: a[k] for k in ("patch", "dim") if a[k]})

@@ -169,14 +169,12 @@ def test_steps_that_do_not_reach_max_are_told_once(capsys):
 
 def test_heads_come_from_the_metadata_alone(tmp_path):
   shutil.copy(data_set(MOOG) / vimh_meta.FILE, tmp_path)
-  found = vimh.heads(str(tmp_path))
-  assert list(found) == [
-    "note_velocity", "log10_decay_time", "filter_cutoff", "filter_resonance",
-  ]  # fmt: skip
-  assert found["filter_cutoff"] == dict(classes=19, min=200.0, max=2000.0, step=100.0)
-  assert vimh.heads(tmp_path, 256)["filter_cutoff"]["classes"] == 256
+  found = vimh_meta.read(tmp_path)
+  want = {"note_velocity": 6, "log10_decay_time": 11, "filter_cutoff": 19, "filter_resonance": 10}
+  assert found.heads() == want and list(found.heads()) == list(want)
+  assert set(found.heads(256).values()) == {256}
   with pytest.raises(ValueError, match='expected "step" or 256'):
-    vimh.heads(tmp_path, "bytes")
+    found.heads("bytes")
 
 
 def copy(name, tmp_path, *files):
@@ -201,7 +199,6 @@ def test_what_other_readers_add_is_tolerated_and_nothing_is_written(tmp_path):
       same_items(
         vimh.Source(str(folder), "all", form=form), vimh.Source(str(data_set(MOOG)), "all")
       )
-    vimh.heads(folder)
     assert state() == before
   finally:
     os.chmod(folder, 0o755)

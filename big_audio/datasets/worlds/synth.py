@@ -7,7 +7,6 @@ arguments. 4096 sounds take about a second.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -82,20 +81,6 @@ class Source:
   def values(self) -> dict[str, np.ndarray]:
     """{parameter: f64[len(self)]}, the true values in physical units, without any picture."""
     return vimh.decoded(self.metadata, self._records.labels[self._chosen])
-
-
-def heads(
-  synth: str = "simple_saw", classes: str | int = "step", **overrides: Any
-) -> Mapping[str, dict[str, float]]:
-  """{parameter: dict(classes, min, max, step)} in the order of ids; nothing is rendered.
-
-  Raises:
-    ValueError: as `synths.build`.
-  """
-  return {
-    p.name: dict(classes=p.count(classes), min=p.min, max=p.max, step=p.step)
-    for p in synths.build(synth, **overrides).metadata().parameters
-  }
 
 
 @functools.lru_cache(maxsize=2)
