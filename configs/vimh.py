@@ -43,6 +43,8 @@ ARGS = dict(
   form=("binary", "pickle"),  # which of the folder's files
   classes=("step", "256"),  # of a head: one for each step of its parameter, or for each byte
   net=NETS,  # the numbers are parameters, see big_audio/models/*.py
+  dropout=-1.0,  # of the net; -1: the variant's
+  hidden=0,  # width of a layer of each head's own; 0: the net's own (none but in a vit)
   patch=0,  # of a vit, in pixels; 0: the variant's
   dim=0,  # of a vit, its width; 0: the variant's
   loss="soft_target",  # NAME, or NAME/HEAD=NAME/...
@@ -187,10 +189,12 @@ def get_config(arg=""):
   )  # fmt: skip
   net = dict(model=family, variant=variant)
   net.update({k: a[k] for k in ("patch", "dim") if a[k]})
+  if a.dropout >= 0:
+    net["dropout"] = a.dropout
   if a.input == "leaf":
     net = dict(model="leaf", sr=int(data.sr), filters=32, trunk=net)
   outputs = data.heads(256 if a.classes == "256" else "step")
-  hidden = (a.dim or VIT_WIDTH[variant]) if family == "vit" else None
+  hidden = a.hidden or ((a.dim or VIT_WIDTH[variant]) if family == "vit" else None)
   c.models = dict(net=net, heads=dict(model="heads", outputs=outputs, hidden=hidden))
   if aux:
     c.models.aux = dict(model="aux_mlp", hidden=32, dropout=0.0, frequencies=32, sigma=1.0)
