@@ -23,8 +23,8 @@ OWN = ("run", "step", "evaluator", "split", "row", "nfe", "ema", "dtype", "measu
 # Which number of which run: two of one place are two evaluations, never repetitions.
 PLACE = ("workdir", "step", "evaluator", "row", "measure")
 SEEDS = ("seed", "config.seed")  # runs that differ in these alone are repetitions
-# Rows that no model made, of audio_distance, image_distance and frechet.
-CONTROLS = ("identity", "zero", "mean", "unrelated", "real")
+# Rows that no model made, of audio_distance, image_distance, frechet and proj.vimh.
+CONTROLS = ("identity", "zero", "mean", "unrelated", "real", "constant", "chance")
 HIGHER = (
   "si_sdr", "pesq_nb", "pesq_wb", "stoi", "estoi", "visqol_speech", "visqol_audio", "psnr", "ssim",
   "accuracy", "balanced_accuracy", "precision", "recall", "density", "coverage", "perplexity",
@@ -34,9 +34,9 @@ LOWER = (
   "mel", "dac_mel", "dac_train_mel", "dac_stft", "lsd", "mr_stft", "mse", "ae_mse", "loss", "fd",
   "kid", "coded_bits", "coded_bits_given_previous", "rtf_enc", "rtf_dec", "rtf_encode", "rtf_ae",
 )  # fmt: skip
-# Names that hold a number of evaluations or a generation.
-HIGHER_LIKE = re.compile(r"gen\d+_same_codes")
-LOWER_LIKE = re.compile(r"rtf_nfe\d+|gen\d+|(?:nfe\d+|ae)_to_original")
+# Names that hold a number of evaluations, a generation or a head.
+HIGHER_LIKE = re.compile(r"gen\d+_same_codes|\w+_(?:accuracy|within1)|within1")
+LOWER_LIKE = re.compile(r"rtf_nfe\d+|gen\d+|(?:nfe\d+|ae)_to_original|\w+_mae")
 
 
 def load(sources: Iterable[str]) -> list[dict]:

@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 
+from big_audio.tools import run_vimh
+
 _TRAIN = "python train.py --config configs/"
 
 # name: (what it does, the commands; arguments of the user go to the last)
@@ -57,6 +59,12 @@ COMMANDS = {
   "configs": ("every config with its arguments", ["python -m big_audio.tools.list_configs"]),
   "bench": ("speed of one part", ["python -m big_audio.tools.bench"]),
   "clean": ("remove caches; --dry-run only lists them", ["python -m big_audio.tools.clean"]),
+  "summary": ("modules, shapes and parameters of a config", ["python -m big_audio.tools.summary"]),
+  "train-vimh": (
+    "parameters of a synthesiser from spectrograms",
+    [f"{_TRAIN}vimh.py --workdir runs/vimh"],
+  ),
+  **run_vimh.COMMANDS,
 }
 
 
