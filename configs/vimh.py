@@ -155,15 +155,21 @@ def get_config(arg=""):
     raise ValueError("configs/vimh.py: input=leaf hears the sound itself; use aux=none.")
   if a.dir and a.input == "leaf":
     raise ValueError("configs/vimh.py: a folder holds pictures only; input=leaf needs synth=NAME.")
-  if a.envelopes != "none" and (a.dir or a.input != "image"):
-    what = "a folder has its own planes" if a.dir else "envelopes have no levels in dB"
-    raise ValueError(f"configs/vimh.py: {what}; leave out envelopes, or use input=image.")
+  if a.envelopes != "none" and (a.dir or a.input == "leaf"):
+    what = "a folder has its own planes" if a.dir else "input=leaf sees no picture"
+    raise ValueError(f"configs/vimh.py: {what}; leave out envelopes.")
   family, _, variant = a.net.partition("_")
   if (a.patch or a.dim) and family != "vit":
     raise ValueError(f"configs/vimh.py: net={a.net} takes no patch and no dim.")
   if a.smoke:
     a = ConfigDict({**a, "size": 256 if not a.dir else a.size, "epochs": 1, "batch": 32})
   data = metadata(a)
+  labels = " ".join(data.raw.get("channel_labels", []))
+  if ("envelope" in labels or "normalized" in labels) and a.input == "db":
+    raise ValueError("configs/vimh.py: planes of envelopes have no levels in dB; use input=image.")
+  joint = data.raw.get("generator", {}).get("scaling", "joint") == "joint"
+  if "envelope" in labels and joint and a.aux in ("decay", "both"):
+    raise ValueError("configs/vimh.py: planes of one range hide the levels; use aux=scale or none.")
   keys = [k for h in data.names for k in (h, f"{h}/value")]
   ops = {"image": ["value_range(-1, 1)"], "db": ["spec_db(-100, 20)"], "leaf": []}[a.input]
   beside = dict(scale=["aux"], decay=["decay_time"], both=["aux", "decay_time"], none=[])

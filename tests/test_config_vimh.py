@@ -151,6 +151,17 @@ def test_arguments_of_a_folder_that_do_not_fit(arg, words):
     C.load(f"configs/vimh.py:{arg}")
 
 
+def test_planes_without_levels_are_not_taken_for_levels(tmp_path):
+  arg = ["generate", "--config-name", "simple_saw", "--size", "40", "--output-dir", str(tmp_path)]
+  assert make_vimh.main([*arg, "--temporal-envelope", "--joint-scaling"]) == 0
+  (folder,) = tmp_path.iterdir()
+  C.load(f"configs/vimh.py:dir={folder}")
+  with pytest.raises(ValueError, match="no levels in dB"):
+    C.load(f"configs/vimh.py:dir={folder},input=db")
+  with pytest.raises(ValueError, match="one range hide the levels"):
+    C.load(f"configs/vimh.py:dir={folder},aux=both")
+
+
 def test_a_plateau_ends_a_run(tmp_path):
   """Rate halved without progress, and stopped; the state is in the checkpoint."""
   arg = "size=60,batch=16,epochs=8,lr=1e-9,schedule=plateau,patience=2,stop_after=4,audio=false"

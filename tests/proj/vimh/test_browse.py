@@ -72,7 +72,7 @@ def test_histograms_count_the_classes_of_every_split(data):
     np.testing.assert_array_equal(counts[split], true)
   svg = browse_page.bars("x", ["1", "2"], dict(train=[3, 1], test=[0, 2]))
   assert "train, 1: 3" in svg and "test, 2: 2" in svg and svg.count("<rect") == 3
-  heights = [float(h) for h in re.findall(r'height=([\d.]+) style', svg)]
+  heights = [float(h) for h in re.findall(r"height=([\d.]+) style", svg)]
   assert heights[0] == pytest.approx(3 * heights[1], rel=0.01)  # shares of a series
 
 
