@@ -43,12 +43,15 @@ ARGS = dict(
   form=("binary", "pickle"),  # which of the folder's files
   classes=("step", "256"),  # of a head: one for each step of its parameter, or for each byte
   net=NETS,  # the numbers are parameters, see big_audio/models/*.py
+  dropout=-1.0,  # of the net; -1: the variant's
+  hidden=0,  # width of a layer of each head's own; 0: the net's own (none but in a vit)
   patch=0,  # of a vit, in pixels; 0: the variant's
   dim=0,  # of a vit, its width; 0: the variant's
   loss="soft_target",  # NAME, or NAME/HEAD=NAME/...
   weights="",  # of the heads' losses: HEAD=NUMBER/..., others 1; or "learned"
   unit=("range", "physical", "class"),  # of distances in ordinal and regression losses
   input=("image", "db", "leaf"),
+  augment=0,  # rows and columns that are blotted out at most in training (SpecAugment)
   aux=("scale", "decay", "both", "none"),  # numbers beside the picture
   epochs=5,
   batch=64,
@@ -152,15 +155,21 @@ def get_config(arg=""):
     raise ValueError("configs/vimh.py: input=leaf hears the sound itself; use aux=none.")
   if a.dir and a.input == "leaf":
     raise ValueError("configs/vimh.py: a folder holds pictures only; input=leaf needs synth=NAME.")
-  if a.envelopes != "none" and (a.dir or a.input != "image"):
-    what = "a folder has its own planes" if a.dir else "envelopes have no levels in dB"
-    raise ValueError(f"configs/vimh.py: {what}; leave out envelopes, or use input=image.")
+  if a.envelopes != "none" and (a.dir or a.input == "leaf"):
+    what = "a folder has its own planes" if a.dir else "input=leaf sees no picture"
+    raise ValueError(f"configs/vimh.py: {what}; leave out envelopes.")
   family, _, variant = a.net.partition("_")
   if (a.patch or a.dim) and family != "vit":
     raise ValueError(f"configs/vimh.py: net={a.net} takes no patch and no dim.")
   if a.smoke:
     a = ConfigDict({**a, "size": 256 if not a.dir else a.size, "epochs": 1, "batch": 32})
   data = metadata(a)
+  labels = " ".join(data.raw.get("channel_labels", []))
+  if ("envelope" in labels or "normalized" in labels) and a.input == "db":
+    raise ValueError("configs/vimh.py: planes of envelopes have no levels in dB; use input=image.")
+  joint = data.raw.get("generator", {}).get("scaling", "joint") == "joint"
+  if "envelope" in labels and joint and a.aux in ("decay", "both"):
+    raise ValueError("configs/vimh.py: planes of one range hide the levels; use aux=scale or none.")
   keys = [k for h in data.names for k in (h, f"{h}/value")]
   ops = {"image": ["value_range(-1, 1)"], "db": ["spec_db(-100, 20)"], "leaf": []}[a.input]
   beside = dict(scale=["aux"], decay=["decay_time"], both=["aux", "decay_time"], none=[])
@@ -171,20 +180,27 @@ def get_config(arg=""):
   pp = [before[k] for k in aux]
   pp += [*ops, "keep(" + ", ".join(f'"{k}"' for k in (see, *aux, *keys)) + ")"]
   pp = "|".join(pp)
+  train_pp = pp
+  if a.augment:
+    if a.input == "leaf":
+      raise ValueError("configs/vimh.py: input=leaf sees no picture; leave out augment.")
+    train_pp = pp.replace("|keep(", f"|spec_augment({a.augment}, {a.augment})|keep(")
 
   c = ConfigDict()
   c.seed = 0
   c.total_epochs = a.epochs
   c.input = dict(
     batch_size=a.batch, num_threads=1, num_workers=0, max_bad_share=0.0,
-    data=dict(train=dict(source(a, "train"), pp=pp)),
+    data=dict(train=dict(source(a, "train"), pp=train_pp)),
   )  # fmt: skip
   net = dict(model=family, variant=variant)
   net.update({k: a[k] for k in ("patch", "dim") if a[k]})
+  if a.dropout >= 0:
+    net["dropout"] = a.dropout
   if a.input == "leaf":
     net = dict(model="leaf", sr=int(data.sr), filters=32, trunk=net)
   outputs = data.heads(256 if a.classes == "256" else "step")
-  hidden = (a.dim or VIT_WIDTH[variant]) if family == "vit" else None
+  hidden = a.hidden or ((a.dim or VIT_WIDTH[variant]) if family == "vit" else None)
   c.models = dict(net=net, heads=dict(model="heads", outputs=outputs, hidden=hidden))
   if aux:
     c.models.aux = dict(model="aux_mlp", hidden=32, dropout=0.0, frequencies=32, sigma=1.0)

@@ -85,6 +85,19 @@ def test_uniform_logits_cost_the_sum_of_logarithms_and_gradients_reach_every_hea
     assert np.abs(g["kernel"]).max() > 0 and np.abs(g["bias"]).max() > 0, head
 
 
+def test_pictures_reach_the_net_as_they_are():
+  """Row 0 is the lowest frequency, column 0 the first frame: nothing is mirrored or turned."""
+  config, _, batch, _ = made("")
+  kw = {k: v for k, v in C.to_dict(config.input.data.train).items() if k != "pp"}
+  source = build.build(kw.pop("source"), **kw)
+  pictures = np.stack([source[i]["image"] for i in range(len(source))]).astype(np.float32)
+  for image in batch["image"]:
+    away = np.abs(pictures / 127.5 - 1 - image).max(axis=(1, 2, 3))
+    assert away.min() < 1e-6
+    (at,) = np.flatnonzero(away < 1e-6)
+    assert np.abs(pictures[at] - pictures[at][:, ::-1]).max() > 0
+
+
 def test_no_test_item_is_trained_on_or_chooses_a_checkpoint(tmp_path):
   arg = ["generate", "--config-name", "simple_saw", "--size", "60", "--output-dir", str(tmp_path)]
   assert make_vimh.main(arg) == 0
@@ -136,6 +149,17 @@ def test_arguments_that_do_not_fit(arg, words):
 def test_arguments_of_a_folder_that_do_not_fit(arg, words):
   with pytest.raises(ValueError, match=words):
     C.load(f"configs/vimh.py:{arg}")
+
+
+def test_planes_without_levels_are_not_taken_for_levels(tmp_path):
+  arg = ["generate", "--config-name", "simple_saw", "--size", "40", "--output-dir", str(tmp_path)]
+  assert make_vimh.main([*arg, "--temporal-envelope", "--joint-scaling"]) == 0
+  (folder,) = tmp_path.iterdir()
+  C.load(f"configs/vimh.py:dir={folder}")
+  with pytest.raises(ValueError, match="no levels in dB"):
+    C.load(f"configs/vimh.py:dir={folder},input=db")
+  with pytest.raises(ValueError, match="one range hide the levels"):
+    C.load(f"configs/vimh.py:dir={folder},aux=both")
 
 
 def test_a_plateau_ends_a_run(tmp_path):
@@ -199,6 +223,6 @@ def test_learning_floors(tmp_path, arg):
 def shut(arg):
   """The preprocessing with all pictures grey and all levels equal."""
   pp = C.load(f"configs/vimh.py:{arg}").input.data.train.pp
-  return pp.replace("value_range(-1, 1)", "value_range(0, 1e-9)").replace(
-    "spec_numbers()", "spec_numbers()|value_range(0, 1e-9, key='aux')"
+  return pp.replace("value_range(-1, 1)", "value_range(0, 0)").replace(
+    "spec_numbers()", "spec_numbers()|value_range(0, 0, key='aux')"
   )

@@ -70,9 +70,10 @@ def test_commands_and_files_exist(page):
 
 def test_the_tests_of_known_defects_exist():
   text = (ROOT / "tests/README.md").read_text()
-  numbers = [cells[0] for cells in rows(text)]
-  assert numbers == [str(i) for i in range(1, 11)]
-  for cells in rows(text):
+  listed = [cells for cells in rows(text) if cells[-1] != "caught by"]
+  numbers = [cells[0] for cells in listed]
+  assert numbers == [str(i) for i in range(1, 11)] + [f"V{i}" for i in range(1, 14)]
+  for cells in listed:
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", cells[2])
     assert named, cells
     for path, name in named:

@@ -77,6 +77,7 @@ def names() -> list[str]:
   helpers = {
     "audio", "audio_av", "build", "errors", "manifest", "splits", "records", "vimh_meta",
     "vimh_records", "vimh_pickle", "vimh_write", "vimh_name", "vimh_check", "vimh_convert",
+    "synths", "synth_images", "synth_render", "synth_sampling",
   }  # fmt: skip
   found = [
     m.name.removeprefix(prefix)

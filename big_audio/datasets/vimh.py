@@ -10,7 +10,6 @@ divided once more: what is judged while training, and what picks a checkpoint, i
 import difflib
 import functools
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -193,18 +192,6 @@ def open_file(folder: Path, metadata: Metadata, name: str, form: str = "binary")
     raise ValueError(f"vimh: {path} is missing. {hint}")
   read = vimh_records.open_records if form == "binary" else vimh_pickle.read
   return read(path, metadata, getattr(metadata, name))
-
-
-def heads(dir: str, classes: str | int = "step") -> Mapping[str, dict[str, float]]:
-  """{parameter: dict(classes, min, max, step)} in the order of ids, from the metadata alone.
-
-  Raises:
-    ValueError: as `vimh_meta.read`.
-  """
-  return {
-    p.name: dict(classes=p.count(classes), min=p.min, max=p.max, step=p.step)
-    for p in vimh_meta.read(dir).parameters
-  }
 
 
 @functools.lru_cache(maxsize=1024)

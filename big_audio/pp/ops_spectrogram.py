@@ -71,6 +71,43 @@ def decay_time(
   return fn
 
 
+@op("spec_augment")
+def spec_augment(
+  rows: int, columns: int, *, times: int = 1, fill: float | str = "mean", key: str = "image"
+):
+  """SpecAugment (Park et al. 2019): bands of frequencies and stretches of time are blotted out.
+
+  Args:
+    rows: widest band, in rows; each has 0 to `rows`, uniformly.
+    columns: longest stretch, in columns, likewise.
+    times: how many of each.
+    fill: what stands there: "mean" of the picture or a number.
+    key: of a picture [H,W,C].
+
+  Raises:
+    ValueError: a band wider than the picture.
+  """
+  if min(rows, columns, times) < 0 or not (fill == "mean" or isinstance(fill, int | float)):
+    raise OpError('needs rows, columns and times >= 0, and fill="mean" or a number.')
+
+  def fn(example, rng):
+    x = np.asarray(take(example, key))
+    if x.ndim != 3 or rows > x.shape[0] or columns > x.shape[1]:
+      raise OpError(f'needs "{key}" as [H,W,C] of at least {rows} x {columns}, got {x.shape}.')
+    out = x.copy()
+    blot = x.mean() if fill == "mean" else fill
+    for _ in range(times):
+      n = int(rng.integers(rows + 1))
+      at = int(rng.integers(x.shape[0] - n + 1))
+      out[at : at + n] = blot
+      n = int(rng.integers(columns + 1))
+      at = int(rng.integers(x.shape[1] - n + 1))
+      out[:, at : at + n] = blot
+    return {**example, key: out}
+
+  return fn
+
+
 def _scale(example, scale):
   values = np.asarray(take(example, scale), np.float64)
   if values.shape != (2,) or not np.all(np.isfinite(values)) or values[0] > values[1]:

@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -164,7 +165,7 @@ def _made(recipe, todo, jobs) -> Iterator[tuple[int, np.ndarray]]:
     return
   # Spawned, not forked: a fork of a process with threads (jax, BLAS) may hang.
   context = multiprocessing.get_context("spawn")
-  with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
+  with ProcessPoolExecutor(min(jobs, len(todo)), context, _end_with_parent) as pool:
     try:
       waiting, rest = {}, iter(todo)
       while True:
@@ -179,6 +180,16 @@ def _made(recipe, todo, jobs) -> Iterator[tuple[int, np.ndarray]]:
           yield waiting.pop(future), future.result()
     finally:
       pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+  """In a worker: it would wait for work forever if this program were killed."""
+
+  def watch():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def _claim(work, arguments):
@@ -208,7 +219,7 @@ def _journal(path):
   # What follows the last line break was not written to its end.
   done = {int(line) for line in lines[:-1] if line.isdigit()}
   with path.open("a") as f:
-    if lines[-1]:
+    if lines[-1]:  # it must not run into the next one
       f.write("x\n")
 
     def note(start):

@@ -1,26 +1,27 @@
 """Pictures against those of the public generator, and their envelopes against plain loops."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from big_audio.datasets import synth_images as images
+from tests.datasets import public
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "synth"
 SR = 8000
 
 
-@pytest.fixture(scope="module")
 def golden():
-  with np.load(GOLDEN / "golden_synth.npz") as z:
-    return dict(z), json.loads((GOLDEN / "golden_synth.json").read_text())["spectrograms"]
+  """(arrays, settings of the spectrograms) of the public generator."""
+  with np.load(public.REFERENCE / "golden_synth.npz") as z:
+    arrays = dict(z)
+  return arrays, json.loads((public.REFERENCE / "golden_synth.json").read_text())["spectrograms"]
 
 
+@public.needed
 @pytest.mark.parametrize("setting", ["pitch_sync", "filter128", "hires256", "mel"])
-def test_golden_pictures(golden, setting):
-  arrays, settings = golden
+def test_golden_pictures(setting):
+  arrays, settings = golden()
   s = settings[setting]["stft"]
   spec = images.Spectrogram(s["type"], s["n_fft"], s["n_window"], s["hop_length"], s["window_type"])
   size = settings[setting]["height"], settings[setting]["width"]
@@ -38,9 +39,10 @@ def test_golden_pictures(golden, setting):
     np.testing.assert_allclose(short, db, rtol=0, atol=1e-2)
 
 
-def test_golden_mel_bank(golden):
+@public.needed
+def test_golden_mel_bank():
   bank = images.mel_bank(images.Spectrogram("mel", 512, 256, 64, "hamming"), 24, SR)
-  np.testing.assert_allclose(bank, golden[0]["mel_bank_8k_512_24"], atol=5e-7)
+  np.testing.assert_allclose(bank, golden()[0]["mel_bank_8k_512_24"], atol=5e-7)
 
 
 def test_bytes_round_to_even_and_constants_are_zero():

@@ -2,31 +2,39 @@
 
 import dataclasses
 import json
-from pathlib import Path
+import zlib
 
 import numpy as np
 import pytest
 
 from big_audio.datasets import synth_render, synth_sampling, synths, vimh_meta, vimh_records
 from big_audio.datasets.vimh_meta import Parameter
+from tests.datasets import public
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-# The arguments that the golden data sets were made with.
-FOLDERS = {
-  "vimh-32x32x1_8000Hz_1p0s_48dss_simple_4p": ("moog_basic", dict(size=48)),
-  "vimh-32x32x3_8000Hz_1p0s_32dss_simple_2p": ("simple_saw", dict(size=32, channels=3)),
-  "vimh-32x32x3_8000Hz_1p0s_64dss_simple_2p_envelopes": (
-    "synth/generate_simple_saw",
-    dict(size=64, temporal=True, spectral=True, joint_scaling=True),
-  ),
+# Of the public generator's labels, those of train before those of test.
+LABELS = {
+  public.MOOG: 2230900322,
+  "vimh-32x32x3_8000Hz_1p0s_32dss_simple_2p": 2176852517,
+  public.ENVELOPES: 2016648158,
+  "vimh-32x32x1_8000Hz_1p0s_256dss_simple_2p": 511898471,
 }
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", public.ARGUMENTS)
+def test_labels_are_the_public_generators(folder):
+  """By their CRC-32."""
+  name, arguments = public.ARGUMENTS[folder]
+  labels = synth_render.records(synths.build(name, **arguments))["labels"]["value"]
+  assert zlib.crc32(np.ascontiguousarray(labels).tobytes()) == LABELS[folder]
+  assert labels[:2, :2].tolist() == [[237, 80], [144, 151] if folder == public.MOOG else [46, 52]]
+
+
+@public.needed
+@pytest.mark.parametrize("folder", public.ARGUMENTS)
 def test_the_public_generators_data_sets_come_out(folder):
-  name, arguments = FOLDERS[folder]
+  name, arguments = public.ARGUMENTS[folder]
   recipe = synths.build(name, **arguments)
-  path = GOLDEN / "vimh" / folder
+  path = public.data_set(folder)
   raw = recipe.metadata_json(pickle=True)
   assert raw.pop("generator")["seed"] == 12345 and list(recipe.metadata_json())[-1] == "generator"
   want = json.loads((path / vimh_meta.FILE).read_text())
@@ -47,15 +55,6 @@ def test_the_public_generators_data_sets_come_out(folder):
   atol = 0.25 if "envelopes" in folder else 5e-3
   for field in ("spec_min", "spec_max"):
     np.testing.assert_allclose(got[field], want[field], rtol=0, atol=atol)
-
-
-def test_golden_labels_and_ranges_of_256_saws():
-  with np.load(GOLDEN / "synth" / "golden_synth.npz") as z:
-    labels, scale = z["labels_256_simple_saw"], z["scale_256_simple_saw"]
-  got = synth_render.records(synths.build("simple_saw"))
-  np.testing.assert_array_equal(got["labels"]["value"], labels)
-  np.testing.assert_allclose(got["spec_min"], scale[:, 0], rtol=0, atol=1e-4)
-  np.testing.assert_allclose(got["spec_max"], scale[:, 1], rtol=0, atol=1e-4)
 
 
 P = (Parameter("a", 0.0, 1.0, 0.5), Parameter("b", 10.0, 13.0, 1.0), Parameter("c", -1, 1, 0.1))

@@ -5,32 +5,15 @@ import json
 import os
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from big_audio.datasets import build, vimh, vimh_meta, vimh_records, vimh_write
-from tests.datasets import vimh_bytes
+from tests.datasets import public, vimh_bytes
+from tests.datasets.public import ENVELOPES, MOOG, data_set
 
-GOLDEN = Path(__file__).parents[1] / "golden/vimh"
-EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
-ENVELOPES = "vimh-32x32x3_8000Hz_1p0s_64dss_simple_2p_envelopes"
-MOOG = "vimh-32x32x1_8000Hz_1p0s_48dss_simple_4p"
-
-
-def folders(where=GOLDEN):
-  """The data sets of the public generator."""
-  return sorted(p for p in where.glob("vimh-*") if p.is_dir())
-
-
-@pytest.fixture(scope="session")
-def shared():
-  """The folder of the fixtures beside the shared recordings; skips where there is none."""
-  folder = Path(os.environ.get("BIG_AUDIO_DATA") or "/nowhere") / "../reference/vimh"
-  if not folder.is_dir():
-    pytest.skip("needs ../reference/vimh beside the folder that BIG_AUDIO_DATA names")
-  return folder
+NAMES = sorted(public.ARGUMENTS)
 
 
 def prefix(array):
@@ -40,21 +23,23 @@ def prefix(array):
 def compare_with_public_loader(folder, form):
   """Against what the public loader returns, its scrambled planes of pickles put right."""
   for split in ("train", "test"):
-    want = EXPECTED[folder.name][split]
+    want = public.report(folder.name, "binary", split)
+    scrambled = public.report(folder.name, "pickle", split)
     source = vimh.Source(str(folder), split, validation=0, form=form)
     names = list(source.metadata.names)
-    assert len(source) == want["n"] and names == list(want["heads"])
-    assert source.metadata.heads() == want["heads"]
+    assert len(source) == want["n"] and source.metadata.heads() == want["heads"]
+    assert names == list(want["heads"])  # in the order of ids, from a pickle too
     for i in range(4):
       e = source[i]
-      assert [int(e[n]) for n in names] == want["classes"][i]
-      assert source._parts[split].labels[i].tolist() == want["bytes"][i]
+      assert {n: int(e[n]) for n in names} == want["first4_class_indices"][i]
+      labels = dict(zip(names, source._parts[split].labels[i].tolist(), strict=True))
+      assert labels == want["first4_quantized"][i]
       planes = np.ascontiguousarray(e["image"].transpose(2, 0, 1))
-      assert prefix(planes) == want["sha256"][i]
+      assert prefix(planes) == want["first4_sha256"][i]
       # That loader takes the planes of a pickle for [H,W,C].
-      scrambled = planes.reshape(e["image"].shape).transpose(2, 0, 1)
-      assert prefix(scrambled.astype(np.float32) / np.float32(255)) == want["sha256_pickle"][i]
-    assert source[0]["spec_scale"].tolist() == want["scale"]
+      wrong = planes.reshape(e["image"].shape).transpose(2, 0, 1)
+      assert prefix(wrong.astype(np.float32) / np.float32(255)) == scrambled["first4_sha256"][i]
+    assert source[0]["spec_scale"].tolist() == want["first_scale"]
 
 
 def same_items(a, b):
@@ -66,17 +51,11 @@ def same_items(a, b):
       np.testing.assert_array_equal(x[k], y[k])
 
 
+@public.needed
 @pytest.mark.parametrize("form", ["binary", "pickle"])
-@pytest.mark.parametrize("folder", folders(), ids=lambda p: p.name)
-def test_as_the_public_loader_reads(folder, form):
-  compare_with_public_loader(folder, form)
-
-
-def test_shared_folders(shared, tmp_path):
-  for folder in folders(shared):
-    for form in ("binary", "pickle"):
-      compare_with_public_loader(folder, form)
-    rewritten(folder, tmp_path)
+@pytest.mark.parametrize("name", NAMES)
+def test_as_the_public_loader_reads(name, form):
+  compare_with_public_loader(public.data_set(name), form)
 
 
 def rewritten(folder, target):
@@ -95,7 +74,7 @@ def rewritten(folder, target):
 def test_planes_of_envelope_data():
   """The planes are a picture, an envelope in time and one over frequencies."""
   for form in ("binary", "pickle"):
-    image = vimh.Source(str(GOLDEN / ENVELOPES), "all", form=form)[3]["image"]
+    image = vimh.Source(str(data_set(ENVELOPES)), "all", form=form)[3]["image"]
     assert image.shape == (32, 32, 3)
     temporal, spectral = image[..., 1], image[..., 2]
     assert (temporal == temporal[:1]).all() and not (temporal == temporal[:, :1]).all()
@@ -105,7 +84,7 @@ def test_planes_of_envelope_data():
 
 def test_rows_are_frequencies_from_below():
   """A low-pass filter leaves the low rows louder."""
-  s = vimh.Source(str(GOLDEN / MOOG), "all")
+  s = vimh.Source(str(data_set(MOOG)), "all")
   mean = np.mean([s[i]["image"][..., 0] for i in range(len(s))], axis=0)
   assert mean[:4].mean() > mean[-4:].mean() + 50
 
@@ -160,7 +139,7 @@ def test_splits_divide_the_training_file():
 
 
 def test_a_source_has_the_items_of_its_split():
-  parts = {s: vimh.Source(str(GOLDEN / MOOG), s, seed=3) for s in vimh.SPLITS}
+  parts = {s: vimh.Source(str(data_set(MOOG)), s, seed=3) for s in vimh.SPLITS}
   ids = {s: [p[i]["id"] for i in range(len(p))] for s, p in parts.items()}
   assert len(ids["validation"]) == 3 and len(ids["train"]) == 35
   assert sorted(ids["train"] + ids["validation"] + ids["test"]) == sorted(ids["all"])
@@ -170,7 +149,7 @@ def test_a_source_has_the_items_of_its_split():
 
 @pytest.mark.parametrize("form", ["binary", "pickle"])
 def test_travels_to_workers(form):
-  s = vimh.Source(str(GOLDEN / MOOG), "validation", form=form)
+  s = vimh.Source(str(data_set(MOOG)), "validation", form=form)
   sent = pickle.dumps(s)
   same_items(s, pickle.loads(sent))
   assert form == "pickle" or len(sent) < 10_000
@@ -179,32 +158,30 @@ def test_travels_to_workers(form):
 def test_steps_that_do_not_reach_max_are_told_once(capsys):
   vimh._warn.cache_clear()
   for _ in range(2):
-    vimh.Source(str(GOLDEN / MOOG))
+    vimh.Source(str(data_set(MOOG)))
   err = capsys.readouterr().err
   assert err.count("note_velocity: (max-min)/step = 5.4 is not a whole number; 6 classes") == 1
   assert err.count("\n") == 1
-  vimh.Source(str(GOLDEN / ENVELOPES))
-  vimh.Source(str(GOLDEN / MOOG), classes=256)
+  vimh.Source(str(data_set(ENVELOPES)))
+  vimh.Source(str(data_set(MOOG)), classes=256)
   assert capsys.readouterr().err == ""
 
 
 def test_heads_come_from_the_metadata_alone(tmp_path):
-  shutil.copy(GOLDEN / MOOG / vimh_meta.FILE, tmp_path)
-  found = vimh.heads(str(tmp_path))
-  assert list(found) == [
-    "note_velocity", "log10_decay_time", "filter_cutoff", "filter_resonance",
-  ]  # fmt: skip
-  assert found["filter_cutoff"] == dict(classes=19, min=200.0, max=2000.0, step=100.0)
-  assert vimh.heads(tmp_path, 256)["filter_cutoff"]["classes"] == 256
+  shutil.copy(data_set(MOOG) / vimh_meta.FILE, tmp_path)
+  found = vimh_meta.read(tmp_path)
+  want = {"note_velocity": 6, "log10_decay_time": 11, "filter_cutoff": 19, "filter_resonance": 10}
+  assert found.heads() == want and list(found.heads()) == list(want)
+  assert set(found.heads(256).values()) == {256}
   with pytest.raises(ValueError, match='expected "step" or 256'):
-    vimh.heads(tmp_path, "bytes")
+    found.heads("bytes")
 
 
 def copy(name, tmp_path, *files):
   target = tmp_path / name
   target.mkdir()
   for f in files or ("train", "test", "train_batch", "test_batch", vimh_meta.FILE):
-    shutil.copy(GOLDEN / name / f, target)
+    shutil.copy(data_set(name) / f, target)
   return target
 
 
@@ -219,8 +196,9 @@ def test_what_other_readers_add_is_tolerated_and_nothing_is_written(tmp_path):
   os.chmod(folder, 0o555)
   try:
     for form in ("binary", "pickle"):
-      compare_with_public_loader(folder, form)
-    vimh.heads(folder)
+      same_items(
+        vimh.Source(str(folder), "all", form=form), vimh.Source(str(data_set(MOOG)), "all")
+      )
     assert state() == before
   finally:
     os.chmod(folder, 0o755)
@@ -232,7 +210,7 @@ def test_missing_files_are_named_and_never_replaced(tmp_path):
     with pytest.raises(ValueError, match=r"train(_batch)? is missing\. Its other form is missing"):
       vimh.Source(str(folder), form=form)
   assert [p.name for p in folder.iterdir()] == [vimh_meta.FILE]
-  shutil.copy(GOLDEN / MOOG / "train_batch", folder)
+  shutil.copy(data_set(MOOG) / "train_batch", folder)
   with pytest.raises(ValueError, match=r'There is train_batch: say form="pickle".*convert'):
     vimh.Source(str(folder))
   assert len(vimh.Source(str(folder), form="pickle")) == 35

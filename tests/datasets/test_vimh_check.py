@@ -9,7 +9,7 @@ import pytest
 
 from big_audio.datasets import vimh, vimh_check, vimh_meta
 from tests.datasets import vimh_bytes
-from tests.datasets.test_vimh import MOOG, folders
+from tests.datasets.public import ARGUMENTS, MOOG, data_set
 from tests.datasets.test_vimh_pickle import content
 from tests.datasets.test_vimh_records import LENGTH, patch
 
@@ -52,14 +52,14 @@ def cut(f):
   (f / "train").write_bytes((f / "train").read_bytes()[:-3])
 
 
-@pytest.mark.parametrize("golden", folders(), ids=lambda p: p.name)
-def test_good_data_sets_have_no_problems(golden):
-  report = vimh_check.check(golden)
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_good_data_sets_have_no_problems(name):
+  report = vimh_check.check(data_set(name))
   assert report.problems == []
 
 
 def test_facts():
-  facts = "\n".join(vimh_check.check(next(p for p in folders() if p.name == MOOG)).facts)
+  facts = "\n".join(vimh_check.check(data_set(MOOG)).facts)
   for part in (
     "32 x 32 x 1 (H x W x C), 38 train, 10 test",
     "note_velocity: [100, 127] step 5, 6 classes (last class at 125",
@@ -71,7 +71,7 @@ def test_facts():
   ):
     assert part in facts
   low = min(
-    s["spec_scale"][0] for s in map(vimh.Source(folders()[0], "all").__getitem__, range(38))
+    s["spec_scale"][0] for s in map(vimh.Source(data_set(MOOG), "all").__getitem__, range(38))
   )
   assert f"dB from {low:.2f} to" in facts
 

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def memory(op, size):
   (b"\x80\x04(\x8c\x05posix\x8c\x06system\x93.", "posix.system"),
   (b"cposix\nsystem\n.", "posix.system"),
   (b"(S'x'\niposix\nsystem\n.", "instruction"),
-  (b"\x80\x04}" + b")\x85" * 30_000 + b"K\x01s.", "a tuple in an unexpected place"),
+  (b"\x80\x04})" + b"\x85" * 60_000 + b"K\x01s.", "a tuple in an unexpected place"),
   (b"\x80\x04]" + b"]" * 30_000 + b"a" * 30_000 + b".", "expected a dict"),
   (b"", "damaged"),
   (b"PK\3\4", "damaged"),
@@ -185,8 +186,14 @@ def test_hostile_pickles(folder, tmp_path, thing, message):
 
 def test_one_array_in_many_places_takes_no_memory(folder, tmp_path):
   big = np.zeros(30_000, np.uint8)
-  with pytest.raises(ValueError, match="item 0 must be 7 bytes"):
-    read(folder, tmp_path, content(folder, vimh_labels=[big] * 8))
+  thing = content(folder, vimh_labels=[big] * 1000)
+  tracemalloc.start()
+  try:
+    with pytest.raises(ValueError, match="a list of 8 items, got list of 1000"):
+      read(folder, tmp_path, thing)
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # as numbers these are 240 MB
+  finally:
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("changes,message", [

@@ -9,7 +9,8 @@ import pytest
 from big_audio.datasets import vimh_convert, vimh_meta, vimh_write
 from big_audio.datasets.vimh_meta import Parameter
 from tests.datasets import vimh_bytes
-from tests.datasets.test_vimh import folders, rewritten
+from tests.datasets.public import ARGUMENTS, data_set
+from tests.datasets.test_vimh import rewritten
 
 PARAMETERS = [
   Parameter("note", 36.0, 60.0, 12.0),
@@ -33,14 +34,14 @@ def items(n, seed=0):
   return images, scale, rng.integers(0, 256, (n, 2), np.uint8)
 
 
-@pytest.mark.parametrize("folder", folders(), ids=lambda p: p.name)
-def test_same_bytes_as_the_public_generator(folder, tmp_path):
-  rewritten(folder, tmp_path)
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_same_bytes_as_the_public_generator(name, tmp_path):
+  rewritten(data_set(name), tmp_path)
 
 
-@pytest.mark.parametrize("folder", folders(), ids=lambda p: p.name)
-def test_same_metadata_as_the_public_generator(folder):
-  text = (folder / vimh_meta.FILE).read_text()
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_same_metadata_as_the_public_generator(name):
+  text = (data_set(name) / vimh_meta.FILE).read_text()
   raw = json.loads(text)
   description = {n: f["description"] for n, f in raw["fixed_parameters"].items()}
   made = vimh_write.metadata_json(
@@ -58,7 +59,7 @@ def test_same_metadata_as_the_public_generator(folder):
     secs=1,
     spectrogram=raw["spectrogram_config"],
     mel=raw["mel_config"],
-    suffixes=folder.name.split("_")[6:],
+    suffixes=name.split("_")[6:],
     pickle=True,
   )
   assert json.dumps(made, indent=4) == text
@@ -71,7 +72,7 @@ def test_read_back_by_an_independent_reader(tmp_path):
     tmp_path / "set", raw, vimh_write.to_records(m, *train), vimh_write.to_records(m, *test), True
   )
   found, info = vimh_bytes.read(folder)
-  assert info == raw
+  assert info == raw and (folder / vimh_meta.FILE).read_text() == json.dumps(raw, indent=4)
   assert info["parameter_names"] == ["note", "decay"] and info["total_samples"] == 9
   assert info["dataset_name"] == "vimh-3x5x2_8000Hz_1p5s_9dss_simple_2p"
   assert info["fixed_parameters"] == {"velocity": {"value": 100.0, "description": "held"}}

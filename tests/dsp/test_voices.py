@@ -1,8 +1,6 @@
 """Voices against golden sounds, plain loops and closed forms; numpy against jax."""
 
-import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,42 +8,68 @@ import numpy as np
 import pytest
 
 from big_audio.dsp import envelopes, ladder, synth, voices
+from tests.datasets import public
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "synth"
 SR = 8000
+AT = [1, 40, 79, 81, 160, 1000, 2500, 3999]
+# Samples that the public generator gives there.
+SAMPLES = {
+  "case0": [0.0249938257, -0.990070879, -0.0245075114, 0.0245048646, 9.387727e-06, -0.779214561,
+            0.268109083, -0.00913103111],
+  "case2": [0.0329586379, 0.309776783, -0.417654455, -0.352014422, 0.232004851, -0.28097561,
+            -0.2085554, -0.172531277],
+  "case3": [0.000520958798, 0.227707133, -0.0179139189, -0.00240102853, -0.00972049031,
+            0.158051535, 0.0499599315, -0.00346389203],
+}  # fmt: skip
+CASES = {
+  "case0": dict(note_number=43.35, note_velocity=127.0, log10_decay_time=-0.3, secs=1.0),
+  "case2": dict(note_number=60.0, note_velocity=64.0, log10_decay_time=0.3, secs=0.5),
+  "case3": dict(note_number=43.35, note_velocity=110.0, log10_decay_time=-0.5, filter_enabled=1.0,
+                filter_cutoff=800.0, filter_resonance=0.5, secs=0.5),
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+def sound(case):
+  values = dict(CASES[case])
+  secs = values.pop("secs")
+  return voices.render("simple", {k: np.array([v]) for k, v in values.items()}, SR, secs)[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_samples(case):
+  np.testing.assert_allclose(sound(case)[AT], SAMPLES[case], rtol=0, atol=1e-7)
+  assert sound(case)[0] == 0
+
+
 def golden():
-  with np.load(GOLDEN / "golden_synth.npz") as z:
-    return dict(z), json.loads((GOLDEN / "golden_synth.json").read_text())["cases"]
+  """Arrays of the public generator."""
+  with np.load(public.REFERENCE / "golden_synth.npz") as z:
+    return dict(z)
 
 
+@public.needed
 @pytest.mark.parametrize("case", ["case0", "case2", "case3"])
-def test_golden_sounds(golden, case):
-  arrays, cases = golden
-  values = dict(cases[case])
-  secs = values.pop("duration")
-  values = {k: np.array([v]) for k, v in values.items()}
-  wav = voices.render("simple", values, SR, secs)
-  np.testing.assert_allclose(wav[0], arrays[f"{case}_audio"], rtol=0, atol=1e-7)
-  assert wav[0, 0] == 0
+def test_golden_sounds(case):
+  np.testing.assert_allclose(sound(case), golden()[f"{case}_audio"], rtol=0, atol=1e-7)
 
 
-def test_golden_sound_in_jax(golden):
-  values = dict(golden[1]["case3"])
-  values.pop("duration")
+def test_a_golden_sound_in_jax():
+  values = dict(CASES["case3"])
+  del values["secs"]
   single = {k: jnp.full(1, v, jnp.float32) for k, v in values.items()}
   got = jax.jit(lambda v: voices.render("simple", v, SR, 0.5, 1000))(single)
   assert got.dtype == jnp.float32
-  np.testing.assert_allclose(got[0], golden[0]["case3_audio"][:1000], rtol=0, atol=1e-5)
+  np.testing.assert_allclose(got[0], sound("case3")[:1000], rtol=0, atol=1e-5)
 
 
-def test_golden_pre_emphasis(golden):
-  wav = golden[0]["case0_audio"]
+def test_pre_emphasis():
+  wav = sound("case0").astype(np.float32)
   out = voices.pre_emphasis(wav, 0.97)
   assert out.dtype == np.float32
-  np.testing.assert_allclose(out, golden[0]["preemph_case0"], atol=1e-7)
+  want = [wav[0]] + [wav[i] - 0.97 * wav[i - 1] for i in range(1, len(wav))]
+  np.testing.assert_allclose(out, want, atol=1e-6)
+  if public.REFERENCE:
+    np.testing.assert_allclose(out, golden()["preemph_case0"], atol=1e-7)
   assert voices.pre_emphasis(wav, 0.0) is wav
 
 

@@ -63,6 +63,31 @@ def test_decay_time_begins_at_the_loudest_frame_and_has_bounds():
     assert got == 1
 
 
+def test_spec_augment_blots_rows_and_columns():
+  x = np.arange(20 * 30, dtype=np.float32).reshape(20, 30, 1)
+  op = builder.build("spec_augment(4, 6, fill=-1.)")
+  tall, wide = set(), set()
+  for seed in range(200):
+    out = op({"image": x}, np.random.default_rng(seed))["image"]
+    blotted = out[..., 0] == -1
+    rows, columns = blotted.all(axis=1), blotted.all(axis=0)
+    np.testing.assert_array_equal(blotted, rows[:, None] | columns[None])
+    for where in (rows, columns):  # each in one piece
+      assert np.abs(np.diff(np.r_[0, where.astype(int), 0])).sum() in (0, 2)
+    tall.add(int(rows.sum()))
+    wide.add(int(columns.sum()))
+    np.testing.assert_array_equal(out[~blotted], x[~blotted])
+  assert tall == set(range(5)) and wide == set(range(7))
+  again = op({"image": x}, np.random.default_rng(199))["image"]
+  np.testing.assert_array_equal(again, out)
+  assert run("spec_augment(20, 30, times=3)", image=x)["image"].std() < x.std()
+  assert (run("spec_augment(0, 0)", image=x)["image"] == x).all()
+  with pytest.raises(ValueError, match="at least 21 x 3"):
+    run("spec_augment(21, 3)", image=x)
+  with pytest.raises(ValueError, match="fill"):
+    builder.build("spec_augment(1, 1, fill='zero')")
+
+
 def test_errors():
   image = np.zeros((4, 4, 1), np.uint8)
   with pytest.raises(ValueError, match="needs lo < hi"):

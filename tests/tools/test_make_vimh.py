@@ -10,7 +10,7 @@ import pytest
 from big_audio.datasets import arrayrecord, vimh, vimh_meta
 from big_audio.tools import make_vimh
 from tests.datasets import vimh_bytes
-from tests.datasets.test_vimh import ENVELOPES, GOLDEN, MOOG
+from tests.datasets.public import ENVELOPES, MOOG, data_set
 from tests.datasets.test_vimh_records import LENGTH, patch
 
 
@@ -25,13 +25,13 @@ def same_bytes(a, b, *names):
 
 
 def test_check(tmp_path, capsys):
-  assert run("check", GOLDEN / MOOG, GOLDEN / ENVELOPES) == 0
+  assert run("check", data_set(MOOG), data_set(ENVELOPES)) == 0
   out = capsys.readouterr().out
   assert out.count("no problems") == 2 and "filter_cutoff: [200, 2000] step 100" in out
   bad = vimh_bytes.folder(tmp_path / "bad")
   for i in (1, 3, 5):
     patch(bad / "train", i * LENGTH + 14, b"\2")
-  assert run("check", GOLDEN / MOOG, bad, "--cap", 2) == 1
+  assert run("check", data_set(MOOG), bad, "--cap", 2) == 1
   out = capsys.readouterr().out
   assert "problem: ... and 1 more of this kind, in records 1, 3, 5" in out
   assert "no problems" in out and "  3 problems" in out
@@ -40,7 +40,7 @@ def test_check(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", [MOOG, ENVELOPES])
 def test_shards_and_back(tmp_path, name):
-  source, shards, back = GOLDEN / name, tmp_path / "shards", tmp_path / "back"
+  source, shards, back = data_set(name), tmp_path / "shards", tmp_path / "back"
   args = ("--to", "arrayrecord", "--shard-size", 10, "--validation", 0.2, "--seed", 4)
   assert run("convert", source, shards, *args) == 0
   assert (shards / vimh_meta.FILE).read_bytes() == (source / vimh_meta.FILE).read_bytes()
@@ -78,7 +78,7 @@ def test_order_of_ids_and_old_layout_survive(tmp_path, kw):
 
 
 def test_binary_to_pickle_and_back(tmp_path, capsys):
-  source = GOLDEN / ENVELOPES
+  source = data_set(ENVELOPES)
   assert run("convert", source, tmp_path / "p", "--to", "pickle") == 0
   same_bytes(source, tmp_path / "p", "train_batch", "test_batch", vimh_meta.FILE)
   assert "(binary) ->" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_binary_to_pickle_and_back(tmp_path, capsys):
 
 
 def test_refusals_are_one_line(tmp_path):
-  source = GOLDEN / MOOG
+  source = data_set(MOOG)
   (tmp_path / "used").mkdir()
   (tmp_path / "used/train-00000-of-00001.arrayrecord").write_bytes(b"x")
   name = MOOG.replace("32x32", "16x16")
@@ -98,6 +98,7 @@ def test_refusals_are_one_line(tmp_path):
   (tmp_path / "empty" / vimh_meta.FILE).write_bytes((source / vimh_meta.FILE).read_bytes())
   for args, message in [
     ((source, tmp_path / "used", "--to", "vimh"), "holds train-00000-of-00001.arrayrecord already"),
+    ((source, tmp_path / "used", "--to", "arrayrecord"), "already"),
     ((source, source, "--to", "pickle"), "holds test, test_batch, train, train_batch already"),
     ((source, tmp_path / name, "--to", "arrayrecord"), "by its name the height is 16"),
     ((tmp_path / "none", tmp_path / "a", "--to", "vimh"), "cannot be read"),

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -69,9 +72,18 @@ def test_interruptions_leave_no_trace(tmp_path, monkeypatch, blocks_of_40, capsy
   assert contents(only(tmp_path / "b")) == want
 
 
+def test_a_line_that_was_cut_off_stays_apart(tmp_path):
+  (tmp_path / "done").write_text("80\n4")  # of 440, say
+  with vimh_generate._journal(tmp_path / "done") as (done, note):
+    assert done == {80}
+    note(0)
+  with vimh_generate._journal(tmp_path / "done") as (done, _):
+    assert done == {80, 0}  # not 40
+
+
 def test_processes_leave_no_trace(tmp_path, monkeypatch):
   # Workers are started anew: this is seen by them too, through the recipe's values alone.
-  recipe = synths.build("pluck", size=1100, secs=0.2, width=2, sampling="sobol")
+  recipe = synths.build("pluck", size=520, secs=0.2, width=2)
   one = vimh_generate.generate(recipe, tmp_path / "one", jobs=1)
   two = vimh_generate.generate(recipe, tmp_path / "two", jobs=2)
   assert contents(one) == contents(two)
@@ -108,7 +120,8 @@ def test_flags_become_the_recipe(tmp_path, capsys):
   flags = ["--config-name", "synth/generate_simple_saw", "--sampling", "grid", "--jitter", 0.5,
            "--set", "log10_decay_time=-1,0,.25", "--set", "note_number=50", "note_velocity=90,100",
            "--spectrogram", "window=hann", "n_fft=128", "--height", 20, "--width", 10,
-           "--spectral-envelope", "--normalize", "--joint-scaling", "--output-dir", tmp_path]  # fmt: skip
+           "--spectral-envelope", "--normalize", "--joint-scaling",
+           "--output-dir", tmp_path]  # fmt: skip
   assert generate(*flags) == 0
   folder = only(tmp_path)
   assert folder.name == "vimh-20x10x2_8000Hz_1p0s_85dss_simple_2p_spectral_shuffled"
@@ -152,7 +165,6 @@ def test_the_world_is_the_folder(tmp_path, split):
     for key in x:
       np.testing.assert_array_equal(x[key], y[key])
       assert np.asarray(x[key]).dtype == np.asarray(y[key]).dtype
-  assert world.heads("moog_basic") == vimh.heads(str(folder))
 
 
 def test_the_world_has_the_sounds():
@@ -165,7 +177,34 @@ def test_the_world_has_the_sounds():
   again = world.Source("simple_saw", "train", size=20)
   assert again._records.raw.base is source._records.raw.base  # rendered once
   assert "wav" not in again[0]
+  sizes = [len(world.Source(n, "all", width=2)) for n in ("simple_saw", "simple_saw_large")]
+  assert sizes == [4096, 16384]
   with pytest.raises(ValueError, match="no 'heigth'"):
     world.Source("simple_saw", heigth=3)
   with pytest.raises(ValueError, match='no split "tset"'):
     world.Source("simple_saw", "tset", size=20)
+
+
+@pytest.mark.slow
+def test_a_killed_program_ends_its_workers_and_goes_on(tmp_path):
+  argv = [sys.executable, "-m", "big_audio.tools.make_vimh", "generate", "--config-name",
+          "moog_envelope", "--size", "12000", "--jobs", "2", "--output-dir"]  # fmt: skip
+  subprocess.run([*argv, tmp_path / "a"], check=True)
+  running = subprocess.Popen([*argv, tmp_path / "b"], start_new_session=True)
+  deadline = time.monotonic() + 120
+  begun = lambda: [f.read_text().count("\n") for f in tmp_path.glob("b/.*/done")]
+  while time.monotonic() < deadline and (not begun() or begun()[0] < 3):
+    time.sleep(0.05)
+  running.kill()
+  running.wait()
+  assert 3 <= begun()[0] < 24
+  while True:  # its workers are in its group
+    try:
+      os.killpg(running.pid, 0)
+    except ProcessLookupError:
+      break
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  done = subprocess.run([*argv, tmp_path / "b"], check=True, capture_output=True, text=True)
+  assert "of 12000 items are there already" in done.stderr
+  assert contents(only(tmp_path / "b")) == contents(only(tmp_path / "a"))

@@ -7,7 +7,6 @@ arguments. 4096 sounds take about a second.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ class Source:
     synth: str = "simple_saw",
     split: str = "train",
     *,
-    size: int = SIZE,
+    size: int | None = None,
     seed: int = synths.SEED,
     validation: float = 0.1,
     split_seed: int = 0,
@@ -44,7 +43,7 @@ class Source:
     Args:
       synth: a recipe, see `synths.build`.
       split: "train", "validation", "test" or "all", see `vimh.choose`.
-      size: items of all splits together.
+      size: items of all splits together; default 4096, or what a larger recipe has.
       seed: of the parameters.
       validation: share of the train part that is kept for validation.
       split_seed: decides which items these are.
@@ -55,6 +54,8 @@ class Source:
     Raises:
       ValueError: as `synths.build` and `vimh.choose`.
     """
+    if size is None:
+      size = max(SIZE, synths.build(synth).size)
     self.recipe = synths.build(synth, size=size, seed=seed, **overrides)
     self.metadata = m = self.recipe.metadata()
     m.heads(classes)  # raises for others
@@ -80,20 +81,6 @@ class Source:
   def values(self) -> dict[str, np.ndarray]:
     """{parameter: f64[len(self)]}, the true values in physical units, without any picture."""
     return vimh.decoded(self.metadata, self._records.labels[self._chosen])
-
-
-def heads(
-  synth: str = "simple_saw", classes: str | int = "step", **overrides: Any
-) -> Mapping[str, dict[str, float]]:
-  """{parameter: dict(classes, min, max, step)} in the order of ids; nothing is rendered.
-
-  Raises:
-    ValueError: as `synths.build`.
-  """
-  return {
-    p.name: dict(classes=p.count(classes), min=p.min, max=p.max, step=p.step)
-    for p in synths.build(synth, **overrides).metadata().parameters
-  }
 
 
 @functools.lru_cache(maxsize=2)
