@@ -155,7 +155,9 @@ class Summary:
       root = calls[0]
       levels = depth - 1
       inside = [c for c in calls if c.path and c.kind not in _IDLE]
-      shown = [c for c in inside if len(c.path) == levels or (len(c.path) < levels and not c.inside)]
+      shown = [
+        c for c in inside if len(c.path) == levels or (len(c.path) < levels and not c.inside)
+      ]
       boxes = [
         diagram.Box("/".join(c.path) or model, c.kind, c.outputs[0][1:] if c.outputs else (),
                     self.count("/".join((model, *c.path))), c.takes)
