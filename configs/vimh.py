@@ -240,6 +240,6 @@ def get_config(arg=""):
   )
   if a.audio and a.input != "leaf":
     c.evals.audio = dict(
-      type="proj.vimh.audio", data=test, log_percent=100, batch_size=256, limit=128, count=4
+      type="proj.vimh.audio", data=test, log_percent=100, batch_size=256, limit=1024, count=4
     )
   return c

@@ -1,5 +1,7 @@
 """Heads, losses and targets of classifiers; features are those of an example alone."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,15 +35,25 @@ def batch(n=6, size=9):
 
 
 def loss(trainer, variables, data, *, train=False, seed=0):
-  return trainer.loss(
-    variables, data, jax.random.key(seed), step=0, total_steps=1, train=train
-  )  # fmt: skip
+  """Compiled: operation by operation, each would be compiled for itself."""
+
+  def fn(variables, data):
+    out = trainer.loss(
+      variables, data, jax.random.key(seed), step=0, total_steps=1, train=train
+    )  # fmt: skip
+    return dict(value=out.value, logs=out.logs, updates=out.updates)
+
+  return SimpleNamespace(**jax.jit(fn)(variables, data))
+
+
+def init(trainer, data, stats=None):
+  return jax.jit(trainer.init)(jax.random.key(0), data, stats or {})
 
 
 def test_total_is_the_weighted_sum_and_every_head_has_a_gradient():
   heads = dict(kind=dict(weight=0.5, smoothing=0.2))
   trainer, data = make(dict(label=3, kind=2), heads=heads), batch()
-  variables = trainer.init(jax.random.key(0), data, {})
+  variables = init(trainer, data)
   got = loss(trainer, variables, data)
   np.testing.assert_allclose(
     got.value, got.logs["label_loss"] + 0.5 * got.logs["kind_loss"], rtol=1e-6
@@ -53,7 +65,7 @@ def test_total_is_the_weighted_sum_and_every_head_has_a_gradient():
 
 def test_predictions():
   trainer, data = make(dict(label=3, kind=2)), batch()
-  variables = trainer.init(jax.random.key(0), data, {})
+  variables = init(trainer, data)
   fns = trainer.predict_fns()
   out = fns["classify"](variables, data, None)
   assert out["label"].shape == (6, 3) and out["kind"].shape == (6, 2)
@@ -68,7 +80,7 @@ def test_predictions():
 
 def test_dropout_is_seeded_and_only_in_training():
   trainer, data = make(net=dict(SMALL, dropout=0.5)), batch()
-  variables = trainer.init(jax.random.key(0), data, {})
+  variables = init(trainer, data)
   value = lambda **kw: np.asarray(loss(trainer, variables, data, **kw).value)
   np.testing.assert_array_equal(value(seed=0), value(seed=1))
   np.testing.assert_array_equal(value(train=True, seed=1), value(train=True, seed=1))
@@ -85,7 +97,7 @@ def test_any_size_of_image_has_the_same_parameters(size):
 def test_waves_of_any_length():
   trainer = make(net=dict(SMALL, sr=8000), key="wav")
   wav = np.random.default_rng(0).standard_normal((2, 4000, 1)).astype(np.float32) * 0.1
-  variables = trainer.init(jax.random.key(0), {"wav": wav}, {})
+  variables = init(trainer, {"wav": wav})
   for n in (2000, 4000):
     out = trainer.embed(variables, {"wav": wav[:, :n]}, None)["features"]
     assert out.shape == (2, 8) and np.all(np.isfinite(out))
@@ -109,7 +121,7 @@ def test_errors():
   with pytest.raises(ValueError, match="belong together"):
     make(aux=["kind"])
   data = batch()
-  variables = make().init(jax.random.key(0), data, {})
+  variables = init(make(), data)
   with pytest.raises(ValueError, match="the batch has no 'label'"):
     loss(make(), variables, {"image": data["image"]})
   with pytest.raises(ValueError, match=r"expected label \[B\]"):
@@ -130,7 +142,7 @@ def test_losses_of_heads_can_be_mixed():
   heads = {name: dict(PHYSICAL, loss=name, target="label") for name in LOSSES}
   trainer, data = make(dict.fromkeys(LOSSES, 3), heads=heads), batch()
   data["hz"] = np.float32(10 + 5 * data["label"])
-  variables = trainer.init(jax.random.key(0), data, {})
+  variables = init(trainer, data)
   outputs, _ = trainer.outputs(variables, data)
   assert {k: v.shape[1] for k, v in outputs.items()} == LOSSES
   got = trainer.classify(variables, data, None)
@@ -167,7 +179,7 @@ def test_auxiliary_numbers_are_whitened_and_used():
   kept = x[:, np.abs(x).max(0) > 1e-6]
   np.testing.assert_allclose(np.cov(kept.T, bias=True), np.eye(2), atol=1e-3)
   assert x.shape == (6, 3)  # the constant one is there, as zeros
-  variables = trainer.init(jax.random.key(0), data, stats)
+  variables = init(trainer, data, stats)
   assert variables["params"]["heads"]["label"]["kernel"].shape == (8 + 32, 3)
   other = data | {"level": data["level"] + np.float32([3, 0, 0])}
   value = lambda d: np.asarray(loss(trainer, variables, d).value)
@@ -181,7 +193,7 @@ def test_auxiliary_numbers_are_whitened_and_used():
 def test_learned_weights_balance_heads():
   """At its best exp(-w) L + w has w = log L."""
   trainer, data = make(dict(label=3, kind=2), weighting="learned"), batch()
-  variables = trainer.init(jax.random.key(0), data, {})
+  variables = init(trainer, data)
   out = loss(trainer, variables, data)
   np.testing.assert_allclose(out.value, out.logs["label_loss"] + out.logs["kind_loss"], rtol=1e-6)
   variables["params"]["weights"] = {
@@ -194,7 +206,7 @@ def test_learned_weights_balance_heads():
 def test_running_statistics_are_carried():
   net = dict(model="cnn", variant="10k")
   trainer, data = make(net=net), batch(size=12)
-  variables = trainer.init(jax.random.key(0), data, {})
+  variables = init(trainer, data)
   before = jax.tree.leaves(variables["batch_stats"])
   assert loss(trainer, variables, data).updates == {}
   after = jax.tree.leaves(loss(trainer, variables, data, train=True).updates["batch_stats"])
