@@ -98,7 +98,7 @@ class Summary:
       call = kinds.get(name)
       row = Row(name, call.kind if call else "", tuple(s[1:] for s in call.outputs) if call else ())
       for leaf, shape in self.params.items():
-        if leaf == name or leaf.startswith(name + "/"):
+        if leaf.startswith(name + "/"):
           row.count += math.prod(shape)
           row.frozen += math.prod(shape) if leaf in self.frozen else 0
           rest = leaf[len(name) + 1 :]
@@ -155,7 +155,9 @@ class Summary:
       root = calls[0]
       levels = depth - 1
       inside = [c for c in calls if c.path and c.kind not in _IDLE]
-      shown = [c for c in inside if len(c.path) == levels or (len(c.path) < levels and not c.inside)]
+      shown = [
+        c for c in inside if len(c.path) == levels or (len(c.path) < levels and not c.inside)
+      ]
       boxes = [
         diagram.Box("/".join(c.path) or model, c.kind, c.outputs[0][1:] if c.outputs else (),
                     self.count("/".join((model, *c.path))), c.takes)

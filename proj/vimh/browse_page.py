@@ -74,7 +74,7 @@ def bars(title: str, labels, series) -> str:
         x = left + k * slot + 0.07 * slot + i * each
         told = f"{name}, {labels[k]}: {int(series[name][k])}"
         out.append(
-          f'<rect x={x:.1f} y={height - bottom - tall:.1f} width={each:.2f} height={tall:.1f} '
+          f"<rect x={x:.1f} y={height - bottom - tall:.1f} width={each:.2f} height={tall:.1f} "
           f'style="fill:var(--s{i})"><title>{base.text(told)}</title></rect>'
         )
   every = -(-len(labels) // 8)
@@ -166,7 +166,7 @@ def _sample(data, sample, found, extras) -> str:
   head = ["", "value", "byte", "class"] + ["estimate", "class"] * bool(found)
   texts = {p.name: p.description for p in m.parameters}
   lines = "".join(
-    f"<tr{' class=bad' if wrong else ''} title=\"{base.text(texts[cells[0]])}\">"
+    f'<tr{" class=bad" if wrong else ""} title="{base.text(texts[cells[0]])}">'
     + "".join(f"<td>{base.text(c)}</td>" for c in cells)
     + "</tr>"
     for cells, wrong in rows_of(data, sample, found)

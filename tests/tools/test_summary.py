@@ -39,6 +39,9 @@ def test_counts_are_those_of_a_real_init(vit):
   assert rows["net/block1"].count == trees.count(real["params"]["net"]["block1"])
   assert rows["net/block1/expand"].arrays == {"kernel": (32, 64), "bias": (64,)}
   assert rows["net"].arrays == {"positions": (16, 32), "token": (1, 32)}
+  # A name that begins like another one's is another module.
+  assert rows["heads/log10_decay_time"].count == 32 * 24 + 24
+  assert vit.count("heads/log10_decay_time") == 32 * 24 + 24
   assert rows["net"].frozen == rows["net"].count and rows["heads"].frozen == 0
   assert vit.others == {"stats": trees.count(real["stats"])}
   assert vit.batch["image"] == "float32[32,32,32,1]" and "_bad" not in vit.batch
