@@ -81,11 +81,11 @@ def test_page_and_picture(vit, tmp_path):
   assert "<svg" in html and "http" not in html.replace("http://www.w3.org/2000/svg", "").replace(
     'meta http-equiv="Content', ""
   )
-  summary.write(vit, str(tmp_path / "x.png"))
+  summary.write(vit, str(tmp_path / "x.png"), depth=1)
   from matplotlib.image import imread
 
   image = imread(tmp_path / "x.png")
-  wide = diagram.draw(vit.lanes()).width
+  wide = diagram.draw(vit.lanes(1)).width
   assert image.shape[1] == pytest.approx(2 * wide, abs=2)
   assert np.ptp(image[..., :3]) > 0.5
 
