@@ -11,8 +11,8 @@ class Model(nn.Module):
   """Heads: linear ones, and ordinal ones whose outputs share one direction.
 
   An ordinal head of K ordered classes (CORAL, Cao et al. 1901.07884) has one score w x and K - 1
-  cuts: output k is the logit of "the class is above k". The cuts start at the logits of K equally
-  probable classes, so they fall with k.
+  cuts: output k is the logit of "the class is above k". The cuts start one apart,
+  so that the score counts classes from the middle.
 
   Attributes:
     outputs: {name: width} of linear heads, e.g. the number of classes.
@@ -53,8 +53,8 @@ class Model(nn.Module):
       if self.hidden:
         x = jnp.tanh(nn.Dense(self.hidden, kernel_init=init, name=f"{name}_hidden")(x))
       if name in ranks:
-        above = np.arange(width, 0, -1) / (width + 1)  # P(class > k) of equally probable classes
-        cuts = self.param(f"{name}_cuts", lambda _, p=above: jnp.asarray(np.log(p / (1 - p)), "f4"))
+        even = np.arange(width, 0, -1) - (width + 1) / 2  # from (K-2)/2 down to -(K-2)/2
+        cuts = self.param(f"{name}_cuts", lambda _, c=even: jnp.asarray(c, "f4"))
         out[name] = nn.Dense(1, use_bias=False, kernel_init=init, name=name)(x) + cuts
       else:
         out[name] = nn.Dense(width, kernel_init=init, name=name)(x)
