@@ -98,7 +98,7 @@ class Summary:
       call = kinds.get(name)
       row = Row(name, call.kind if call else "", tuple(s[1:] for s in call.outputs) if call else ())
       for leaf, shape in self.params.items():
-        if leaf == name or leaf.startswith(name + "/"):
+        if leaf.startswith(name + "/"):
           row.count += math.prod(shape)
           row.frozen += math.prod(shape) if leaf in self.frozen else 0
           rest = leaf[len(name) + 1 :]

@@ -39,6 +39,9 @@ def test_counts_are_those_of_a_real_init(vit):
   assert rows["net/block1"].count == trees.count(real["params"]["net"]["block1"])
   assert rows["net/block1/expand"].arrays == {"kernel": (32, 64), "bias": (64,)}
   assert rows["net"].arrays == {"positions": (16, 32), "token": (1, 32)}
+  # A name that begins like another one's is another module.
+  assert rows["heads/log10_decay_time"].count == 32 * 24 + 24
+  assert vit.count("heads/log10_decay_time") == 32 * 24 + 24
   assert rows["net"].frozen == rows["net"].count and rows["heads"].frozen == 0
   assert vit.others == {"stats": trees.count(real["stats"])}
   assert vit.batch["image"] == "float32[32,32,32,1]" and "_bad" not in vit.batch
@@ -78,11 +81,11 @@ def test_page_and_picture(vit, tmp_path):
   assert "<svg" in html and "http" not in html.replace("http://www.w3.org/2000/svg", "").replace(
     'meta http-equiv="Content', ""
   )
-  summary.write(vit, str(tmp_path / "x.png"))
+  summary.write(vit, str(tmp_path / "x.png"), depth=1)
   from matplotlib.image import imread
 
   image = imread(tmp_path / "x.png")
-  wide = diagram.draw(vit.lanes()).width
+  wide = diagram.draw(vit.lanes(1)).width
   assert image.shape[1] == pytest.approx(2 * wide, abs=2)
   assert np.ptp(image[..., :3]) > 0.5
 
