@@ -189,8 +189,8 @@ def keys(text: str) -> list[str]:
   return [k for k in text.split(",") if k]
 
 
-def main(argv=None) -> int:
-  """Prints or writes a table; returns the exit status."""
+def parser() -> argparse.ArgumentParser:
+  """The command line."""
   p = argparse.ArgumentParser(
     prog="python -m big_audio.tools.tables", description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -203,7 +203,12 @@ def main(argv=None) -> int:
   p.add_argument("--best", choices=("auto", "min", "max", "none"), default="auto")
   p.add_argument("--digits", type=int, default=3, help="significant ones (default 3)")
   p.add_argument("--out", help="write there instead of printing")
-  flags = p.parse_args(argv)
+  return p
+
+
+def main(argv=None) -> int:
+  """Prints or writes a table; returns the exit status."""
+  flags = parser().parse_args(argv)
   try:
     records = results.where(results.load(flags.sources), flags.where)
     table = Table(records, flags.rows, flags.columns, best=flags.best, digits=flags.digits)
