@@ -99,18 +99,6 @@ def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
   return {name: (every(cfg), make(name, cfg)) for name, cfg in config.evals.items()}
 
 
-def next_ctl(ctl: dict, value: float, cfg) -> dict:
-  """`ctl` after one more value of the plateau's metric (host numbers)."""
-  sign = 1.0 if cfg.mode == "min" else -1.0
-  if sign * value < sign * ctl["best"] or ctl["best"] == math.inf:
-    return {**ctl, "best": value, "bad_evals": 0}
-  bad = ctl["bad_evals"] + 1
-  scale = ctl["lr_scale"]
-  if cfg.patience and bad % cfg.patience == 0:
-    scale = max(scale * cfg.factor, cfg.min_scale)
-  return {**ctl, "lr_scale": scale, "bad_evals": bad}
-
-
 @contextlib.contextmanager
 def stop_signals():
   """Yields a list that SIGTERM and the first Ctrl-C add their name to, so a step is never torn.
@@ -247,22 +235,26 @@ def _train(config, workdir, mesh):
       writer.measure(f"train/{k}", v)
     for k, v in {**chrono.tick(step), "z/bad_share": faults.share}.items():
       writer.measure(k, v)
-    with chrono.pause("eval"):
-      for name in evals:
-        calls.update(name=name, n=0)
-        for k, v in evaluators[name][1].run(state):
-          writer.measure(metrics.evaluator_row(name, k), v)
+    measured = {}
+
+    def measure(names):
+      with chrono.pause("eval"):
+        for name in names:
+          calls.update(name=name, n=0)
+          for k, v in evaluators[name][1].run(state):
+            measured[metrics.evaluator_row(name, k)] = v
+
+    measure(evals)
+    if config.plateau and config.plateau.metric in measured:
+      state["ctl"] = train_step.steer(state["ctl"], measured[config.plateau.metric], config.plateau)
+      if stopped(jax.device_get(state["ctl"])):  # what waits for the end of the run has to come now
+        measure([name for name in evaluators if name not in evals])
+    for k, v in measured.items():
+      writer.measure(k, v)
     last_row = writer.step_end() or {"step": step, **values}
     for wanted in filter(None, (saver.best, config.plateau and config.plateau.metric)):
       if wanted not in last_row and any(wanted.startswith(f"val/{n}/") for n in evals):
         raise ValueError(f"config: no metric {wanted!r}. {C.nearest(wanted, last_row)}")
-    if config.plateau and config.plateau.metric in last_row:
-      ctl = {k: v.item() for k, v in jax.device_get(state["ctl"]).items()}
-      ctl = next_ctl(ctl, last_row[config.plateau.metric], config.plateau)
-      state["ctl"] = {
-        k: jax.device_put(jnp.asarray(v, state["ctl"][k].dtype), state["ctl"][k].sharding)
-        for k, v in ctl.items()
-      }
     progress.row(last_row)
 
   def save(step):
@@ -326,8 +318,11 @@ def _train(config, workdir, mesh):
         save(step)
       progress.update(step)
       if stop or early:
-        why = f"by {stop[0]}" if stop else f"early: {config.plateau.metric} has not improved"
-        progress.message(f"Stopped {why} at step {step}; the same command resumes from here.")
+        progress.message(
+          f"Stopped by {stop[0]} at step {step}; the same command resumes from here."
+          if stop
+          else f"Stopped at step {step}: {config.plateau.metric} has not improved; the run is over."
+        )
         break
     with chrono.pause("checkpoint"):
       saver.close()

@@ -136,3 +136,21 @@ def build_state(config, trainer, batch, stats, *, total: int, units: dict):
             "ema": ema, "step": jnp.zeros((), jnp.int32), "ctl": ctl}  # fmt: skip
 
   return opt, make_state
+
+
+def next_ctl(ctl: dict, value: float, cfg) -> dict:
+  """`ctl` after one more value of the plateau's metric (host numbers)."""
+  sign = 1.0 if cfg.mode == "min" else -1.0
+  if sign * value < sign * ctl["best"] or ctl["best"] == math.inf:
+    return {**ctl, "best": value, "bad_evals": 0}
+  bad = ctl["bad_evals"] + 1
+  scale = ctl["lr_scale"]
+  if cfg.patience and bad % cfg.patience == 0:
+    scale = max(scale * cfg.factor, cfg.min_scale)
+  return {**ctl, "lr_scale": scale, "bad_evals": bad}
+
+
+def steer(ctl: dict, value: float, cfg) -> dict:
+  """`ctl`, on its devices, after one more value of the plateau's metric."""
+  host = next_ctl({k: v.item() for k, v in jax.device_get(ctl).items()}, value, cfg)
+  return {k: jax.device_put(jnp.asarray(v, ctl[k].dtype), ctl[k].sharding) for k, v in host.items()}

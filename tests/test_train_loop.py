@@ -321,10 +321,10 @@ def test_plateau_and_early_stop(tmp_path):
   ).plateau
   ctl = dict(train_step.CTL)
   for value in (3.0, 2.0, 2.5, 2.5):
-    ctl = train_loop.next_ctl(ctl, value, cfg)
+    ctl = train_step.next_ctl(ctl, value, cfg)
   assert ctl == dict(lr_scale=0.5, best=2.0, bad_evals=2, skipped=0)
   for value in (2.5, 2.5):
-    ctl = train_loop.next_ctl(ctl, value, cfg)
+    ctl = train_step.next_ctl(ctl, value, cfg)
   assert ctl["lr_scale"] == 0.3
   plateau = dict(metric="val/val/loss", mode="max", patience=1, stop_after=2)  # the loss falls: bad
   evals = dict(val=dict(config().evals.val.to_dict(), log_steps=2))

@@ -124,7 +124,9 @@ def ordinal(
     away = _expectation(out) - target.label
     return s * rho(away) - alpha * _at(_log_softmax(out), target.label)
 
-  return _of_logits(scale, loss)
+  # The class is the mean's, which is what is trained: the most probable one may lie far from it.
+  scores = lambda out: _nearest(_expectation(out), scale)
+  return Objective(lambda k: k, loss, scores, _expectation)
 
 
 def weighted_ce(scale: Scale, *, power: float = 2.0) -> Objective:
@@ -158,7 +160,8 @@ def soft_target(
     "soft_target.shape",
     {
       "triangular": lambda d: jnp.maximum(width + 1 - d, 0.0),
-      "log_triangular": lambda d: jnp.where(d <= width, jnp.exp(-d), 0.0),
+      # A value between two classes is half a class from one of them at most.
+      "log_triangular": lambda d: jnp.where(d <= max(width, 0.5), jnp.exp(-d), 0.0),
       "gaussian": lambda d: jnp.exp(-(d**2) / (2 * width**2)),
     },
     shape,

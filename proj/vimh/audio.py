@@ -17,7 +17,7 @@ import numpy as np
 from big_audio import config as C
 from big_audio.datasets import build as sources
 from big_audio.datasets import synth_render
-from big_audio.dsp import distances
+from big_audio.dsp import distances, voices
 from big_audio.evaluators import common
 
 # A head whose estimates vary less than this share of the true values has stopped listening.
@@ -42,7 +42,7 @@ class Evaluator:
     fn: which function of `predict`.
 
   Raises:
-    ValueError: a data set without metadata, or one whose parameters the model does not estimate.
+    ValueError: sounds of an unknown synthesiser, parameters that the model does not estimate.
   """
 
   def __init__(
@@ -57,6 +57,12 @@ class Evaluator:
     self._data = given
     self._batches = common.reader(data, pp, batch_size, limit)
     self.metadata = self._source(**self._data).metadata
+    if self.metadata.voice not in voices.VOICES:
+      raise ValueError(
+        f"proj.vimh.audio: {self.metadata.where}: its sounds are of {self.metadata.voice!r}, which "
+        f"cannot be rendered here. {C.nearest(self.metadata.voice, voices.VOICES)} Leave the "
+        "evaluator out: audio=false in configs/vimh.py."
+      )
 
   def run(self, state) -> Iterator[tuple[str, float]]:
     """Yields estimate/<measure> and constant/<measure> (means over items), <row>/<parameter>_mae,
@@ -144,8 +150,8 @@ def measures(estimate, reference, sr: float) -> Mapping[str, np.ndarray]:
 
   Returns:
     rmse; snr in dB (reference over difference, at most 120); correlation (Pearson's r); xcorr, the
-    largest normalised cross-correlation over all lags; lsd, log-spectral distance in dB; mel,
-    distance of log-mel spectra in decades.
+    largest magnitude of the normalised cross-correlation over all lags; lsd, log-spectral distance
+    in dB; mel, distance of log-mel spectra in decades.
   """
   x, y = np.asarray(estimate, np.float64), np.asarray(reference, np.float64)
   if x.shape != y.shape or x.ndim != 2:
@@ -156,13 +162,17 @@ def measures(estimate, reference, sr: float) -> Mapping[str, np.ndarray]:
   cross = np.fft.irfft(np.fft.rfft(x, size) * np.conj(np.fft.rfft(y, size)), size)
   norm = np.sqrt(power(x) * power(y))
   a, b = (s - s.mean(1, keepdims=True) for s in (x, y))
+  same = np.all(x == y, axis=1)  # silence too is like itself
+  alike = lambda value, best: np.where(same, best, value)
   window = min(2048, distances.window_for(int(sr), 0.064))
   wide = lambda f, **kw: f(x[..., None], y[..., None], **kw)
   return {
     "rmse": np.sqrt(np.mean((x - y) ** 2, axis=1)),
-    "snr": 10 * np.log10(np.maximum(ratio, 1e-12)),
-    "correlation": np.sum(a * b, axis=1) / np.maximum(np.sqrt(power(a) * power(b)), 1e-30),
-    "xcorr": np.max(np.abs(cross), axis=1) / np.maximum(norm, 1e-30),
+    "snr": alike(10 * np.log10(np.maximum(ratio, 1e-12)), 120.0),
+    "correlation": alike(
+      np.sum(a * b, axis=1) / np.maximum(np.sqrt(power(a) * power(b)), 1e-30), 1.0
+    ),
+    "xcorr": alike(np.max(np.abs(cross), axis=1) / np.maximum(norm, 1e-30), 1.0),
     "lsd": wide(distances.log_spectral_distance, window=window),
     "mel": wide(distances.mel_distance, sr=int(sr), windows=(window,), mels=(40,)),
   }

@@ -134,6 +134,22 @@ def test_coral_and_corn():
   np.testing.assert_allclose(O.corn(SCALE).position(out), np.cumprod(p).sum(), rtol=1e-5)
 
 
+def test_the_class_of_an_ordinal_head_is_its_mean():
+  """Two classes far apart: neither is what the loss compares with the label."""
+  out = np.float32([[5.0, -9.0, -9.0, -9.0, 4.9, -9.0]])
+  objective = O.ordinal(SCALE)
+  np.testing.assert_allclose(objective.position(out), 4 / (1 + np.exp(0.1)), rtol=1e-4)
+  assert np.argmax(objective.scores(out)) == 2
+
+
+@pytest.mark.parametrize("shape", ["triangular", "log_triangular", "gaussian"])
+@pytest.mark.parametrize("value", [100.0, 102.5, 104.9, 127.0])
+def test_narrow_soft_targets_are_finite(shape, value):
+  objective = O.soft_target(SCALE, shape=shape, width=0.3, centre="value")
+  target = O.Target(np.array([0]), SCALE.position(np.float32([value])))
+  assert np.isfinite(objective.loss(np.zeros((1, 6), np.float32), target)).all()
+
+
 @pytest.mark.parametrize("name", O.OBJECTIVES)
 def test_every_loss_finds_the_class_it_is_trained_to(name):
   """Gradient descent on one head's outputs leads to the right class and place."""

@@ -51,6 +51,9 @@ def test_measures_against_plain_definitions():
   assert got["correlation"][1] < 0.1 and got["xcorr"][1] > 0.99  # a delay of five samples
   np.testing.assert_allclose(got["lsd"][0], 20 * np.log10(2), rtol=1e-3)
   np.testing.assert_allclose(got["mel"][0], np.log10(2), rtol=0.02)
+  silence = np.zeros((1, 4000))
+  for name, value in dict(snr=120, correlation=1, xcorr=1, rmse=0, mel=0).items():
+    assert audio.measures(silence, silence, 8000)[name] == value
   with pytest.raises(ValueError, match=r"\[B,T\] alike"):
     audio.measures(x, y[:2], 8000)
 
@@ -89,8 +92,12 @@ def test_a_head_that_says_the_same_for_all_is_told(tmp_path, capsys):
   assert "log10_decay_time hardly vary" in capsys.readouterr().err
 
 
-def test_errors(tmp_path):
+def test_errors(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="'log10_decay_time' is missing"):
     run(lambda s, b, r: {"note_velocity": b["note_velocity/value"]}, tmp_path)
+  unknown = type("S", (), {"metadata": type("M", (), {"voice": "stk", "where": "x.json"})()})
+  monkeypatch.setattr(audio.sources, "build", lambda *a, **kw: unknown)
+  with pytest.raises(ValueError, match=r"x\.json: its sounds are of 'stk'.*audio=false"):
+    evaluator(perfect, tmp_path)
   with pytest.raises(ValueError, match='Did you mean "values"'):
     evaluator(perfect, tmp_path, fn="value")
