@@ -380,6 +380,14 @@ def steps(
   return max(1, round(value * reference)) if value * reference else 0
 
 
+def parse_spec(spec: str) -> tuple[str, int | str | None]:
+  """ "workdir", "workdir:step" or "workdir:best" -> (workdir, step, "best" or None)."""
+  head, _, tail = spec.rpartition(":")
+  if head and tail == "best":
+    return head, tail
+  return (head, int(tail)) if head and tail.isdigit() else (spec, None)
+
+
 def repo_root() -> str:
   """The folder that holds `configs` and `proj` (the checkout, or site-packages of a wheel)."""
   return os.path.dirname(os.path.dirname(os.path.abspath(sys.modules[__name__].__file__)))

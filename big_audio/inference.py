@@ -116,14 +116,6 @@ class Runner:
     return fn(self._state, batch, jax.random.key(0) if rng is None else rng, **kw)
 
 
-def parse_spec(spec: str) -> tuple[str, int | str | None]:
-  """ "workdir", "workdir:step" or "workdir:best" -> (workdir, step, "best" or None)."""
-  head, _, tail = spec.rpartition(":")
-  if head and tail == "best":
-    return head, tail
-  return (head, int(tail)) if head and tail.isdigit() else (spec, None)
-
-
 def open_workdir(spec: str, *, ema: bool = True, config=None) -> Runner:
   """The model that a run trained.
 
@@ -135,7 +127,7 @@ def open_workdir(spec: str, *, ema: bool = True, config=None) -> Runner:
   Raises:
     ValueError: no such workdir, config or checkpoint.
   """
-  workdir, step = parse_spec(spec)
+  workdir, step = C.parse_spec(spec)
   path = os.path.join(workdir, "config.json")
   if not os.path.isfile(path):
     raise ValueError(f"{workdir!r} is not the workdir of a run: it has no config.json.")
@@ -198,7 +190,7 @@ def _init_one(
   state, where, *, spec, into, source=None, rename=(), missing="", unused="", ema=True,
   collections=None,
 ):  # fmt: skip
-  workdir, step = parse_spec(spec)
+  workdir, step = C.parse_spec(spec)
   _, found = checkpoint.load_arrays(workdir, step)
   theirs = variables(found, ema=ema)
   source = source or into

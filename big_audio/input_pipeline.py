@@ -36,6 +36,7 @@ import numpy as np
 from absl import flags
 
 from big_audio.datasets import build as sources
+from big_audio.datasets import splits
 from big_audio.datasets.errors import DecodeError
 from big_audio.pp import builder
 
@@ -125,6 +126,20 @@ def eval_batches(
 def num_examples(input_cfg) -> int:
   """Items in one epoch: the sum over the sources of `input_cfg.data`, whatever their weights."""
   return sum(len(s.source) for s in _open(input_cfg.data))
+
+
+def check_cut(train, judged, *, where: str) -> None:
+  """Raises a ValueError where an evaluator's split is cut otherwise than the training data's.
+
+  Args:
+    train: `config.input.data`.
+    judged: the data of an evaluator, one data set or {name: data set}.
+    where: of the evaluator.
+  """
+  sets = {"data": judged} if "source" in judged else {f"data.{k}": v for k, v in judged.items()}
+  for name, data in sets.items():
+    for other in train.values():
+      splits.check_cut(dict(other), dict(data), f"{where}.{name}")
 
 
 def put(batch: Mapping[str, Any], sharding):

@@ -96,6 +96,8 @@ def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
   """{name: (every n steps, evaluator)} of `config.evals`."""
   every = lambda cfg: C.steps("log", cfg, total_steps=total, default=total, **units)
   make = lambda name, cfg: make_evaluator(name, cfg, predict, mesh=mesh, workdir=workdir)
+  for name, cfg in config.evals.items():
+    input_pipeline.check_cut(config.input.data, cfg.get("data", {}), where=f"config.evals.{name}")
   return {name: (every(cfg), make(name, cfg)) for name, cfg in config.evals.items()}
 
 

@@ -95,13 +95,28 @@ def planes(a):
   return {k: True for k, on in wanted.items() if on}
 
 
+def spectrogram(data):
+  """How the pictures of a data set were made; raises a ValueError where it does not say."""
+  found = data.raw.get("spectrogram_config") or {}
+  if not {"hop_length", "n_fft"} <= set(found):
+    raise ValueError(
+      f"configs/vimh.py: {data.where} has no spectrogram_config with hop_length and n_fft; leave "
+      "out aux=decay, aux=both and sound_weight."
+    )
+  return found
+
+
 def per_head(a, what, heads):
   """{head: text} of "HEAD=TEXT/HEAD=TEXT"."""
   out = {}
   for part in filter(None, what.split("/")):
     head, eq, text = part.partition("=")
-    if not eq or head not in heads:
-      raise ValueError(f"configs/vimh.py: {part!r}: expected HEAD=.... {nearest(head, heads)}")
+    if not eq:
+      raise ValueError(f"configs/vimh.py: {part!r}: expected HEAD=...; heads: {', '.join(heads)}.")
+    if head not in heads:
+      raise ValueError(f"configs/vimh.py: {part!r}: there is no such head. {nearest(head, heads)}")
+    if head in out:
+      raise ValueError(f"configs/vimh.py: {head} is given twice.")
     out[head] = text
   return out
 
@@ -109,10 +124,12 @@ def per_head(a, what, heads):
 def number(head, text):
   """The weight of a head."""
   try:
-    return float(text)
+    value = float(text)
   except ValueError:
-    message = f"configs/vimh.py: weights={head}={text}: expected a number."
-    raise ValueError(message) from None
+    value = -1.0
+  if not 0 <= value < float("inf"):
+    raise ValueError(f"configs/vimh.py: weights={head}={text}: expected a number of 0 or more.")
+  return value
 
 
 def head_settings(a, data):
@@ -146,23 +163,54 @@ def head_settings(a, data):
   return out
 
 
+def check(a, arg):
+  """Arguments that would do nothing, and numbers that mean nothing."""
+  given = {part.partition("=")[0] for part in arg.split(",")}
+  where = "configs/vimh.py:"
+  if a.dir and given & {"synth", "size", "data_seed", "envelopes"}:
+    raise ValueError(
+      f"{where} a folder has its own sounds; leave out synth, size, data_seed, envelopes."
+    )
+  if not a.dir and "form" in given:
+    raise ValueError(f"{where} form is of a folder's files; it needs dir=PATH.")
+  if "patience" in given and a.schedule != "plateau":
+    raise ValueError(f"{where} patience belongs to schedule=plateau (stop_after ends a run).")
+  if "unit" in given and not ("ordinal" in a.loss or "_regression" in a.loss):
+    raise ValueError(f"{where} unit is of the losses ordinal and *_regression.")
+  if a.input == "leaf":
+    for key in ("augment", "envelopes"):
+      if key in given:
+        raise ValueError(f"{where} input=leaf sees no picture; leave out {key}.")
+    if a.dir:
+      raise ValueError(f"{where} a folder holds pictures only; input=leaf needs synth=NAME.")
+    if a.aux != "none":
+      raise ValueError(f"{where} input=leaf hears the sound itself; use aux=none.")
+  family = a.net.partition("_")[0]
+  if family != "vit" and given & {"patch", "dim"}:
+    raise ValueError(f"{where} net={a.net} takes no patch and no dim; they are a vit's.")
+  if family == "convnext" and "dropout" in given:
+    raise ValueError(f"{where} net={a.net} takes no dropout.")
+  least = dict(size=20, batch=1, patience=1)
+  for key in (
+    "size", "batch", "patience", "epochs", "lr", "wd", "clip", "augment", "hidden", "patch", "dim",
+    "stop_after", "sound_weight",
+  ):  # fmt: skip
+    if not least.get(key, 0) <= a[key] < float("inf"):
+      raise ValueError(
+        f"{where} {key}={a[key]}: expected a number of at least {least.get(key, 0)}."
+      )
+  if not (a.dropout == -1 or 0 <= a.dropout < 1):
+    raise ValueError(f"{where} dropout={a.dropout}: expected a share in [0, 1), or -1.")
+
+
 def get_config(arg=""):
   """A network with a head for each varying parameter of the data."""
   a = args(arg, ARGS)
-  if a.dir and (a.synth != ARGS["synth"] or a.size != ARGS["size"]):
-    raise ValueError("configs/vimh.py: a folder has its own sounds; leave out synth and size.")
-  if a.input == "leaf" and a.aux != "none":
-    raise ValueError("configs/vimh.py: input=leaf hears the sound itself; use aux=none.")
-  if a.dir and a.input == "leaf":
-    raise ValueError("configs/vimh.py: a folder holds pictures only; input=leaf needs synth=NAME.")
-  if a.envelopes != "none" and (a.dir or a.input == "leaf"):
-    what = "a folder has its own planes" if a.dir else "input=leaf sees no picture"
-    raise ValueError(f"configs/vimh.py: {what}; leave out envelopes.")
+  check(a, arg)
   family, _, variant = a.net.partition("_")
-  if (a.patch or a.dim) and family != "vit":
-    raise ValueError(f"configs/vimh.py: net={a.net} takes no patch and no dim.")
   if a.smoke:
-    a = ConfigDict({**a, "size": 256 if not a.dir else a.size, "epochs": 1, "batch": 32})
+    small = {k: v for k, v in dict(size=256, epochs=1, batch=32).items() if a[k] == ARGS[k]}
+    a = ConfigDict({**a, **small})
   data = metadata(a)
   labels = " ".join(data.raw.get("channel_labels", []))
   if ("envelope" in labels or "normalized" in labels) and a.input == "db":
@@ -174,16 +222,20 @@ def get_config(arg=""):
   ops = {"image": ["value_range(-1, 1)"], "db": ["spec_db(-100, 20)"], "leaf": []}[a.input]
   beside = dict(scale=["aux"], decay=["decay_time"], both=["aux", "decay_time"], none=[])
   aux = beside[a.aux]
-  hop = data.raw["spectrogram_config"]["hop_length"]
-  before = {"aux": "spec_numbers()", "decay_time": f"decay_time({hop / data.sr!r})"}
+  if data.header_bytes == 6 and (a.aux != "none" or a.input == "db"):
+    raise ValueError(
+      f"configs/vimh.py: {data.where}: files of the older layout hold no levels; use aux=none and "
+      "input=image."
+    )
+  before = {"aux": "spec_numbers()"}
+  if "decay_time" in aux:
+    before["decay_time"] = f"decay_time({spectrogram(data)['hop_length'] / data.sr!r})"
   see = "wav" if a.input == "leaf" else "image"
   pp = [before[k] for k in aux]
   pp += [*ops, "keep(" + ", ".join(f'"{k}"' for k in (see, *aux, *keys)) + ")"]
   pp = "|".join(pp)
   train_pp = pp
   if a.augment:
-    if a.input == "leaf":
-      raise ValueError("configs/vimh.py: input=leaf sees no picture; leave out augment.")
     train_pp = pp.replace("|keep(", f"|spec_augment({a.augment}, {a.augment})|keep(")
 
   c = ConfigDict()
@@ -210,8 +262,9 @@ def get_config(arg=""):
   )  # fmt: skip
   if a.sound_weight:
     # As much of the sounds as the picture shows.
-    spec = data.raw["spectrogram_config"]
-    samples = min(int(data.sr * data.secs), (data.width - 1) * hop + spec["n_fft"])
+    spec = spectrogram(data)
+    shown = (data.width - 1) * spec["hop_length"] + spec["n_fft"]
+    samples = min(int(data.sr * data.secs), shown)
     c.trainer.name = "proj.vimh.trainer"
     c.trainer.sound = dict(
       weight=a.sound_weight, voice=data.voice, sr=int(data.sr), secs=data.secs,
@@ -224,21 +277,27 @@ def get_config(arg=""):
     schedule=[[".*", dict(kind=kind, **warmup)]],
   )  # fmt: skip
   c.log = dict(every_steps=10)
-  # The best is that of the validation items, which are cut from the training file.
-  c.ckpt = dict(every_epochs=1, keep_latest=1, best="val/val/loss", best_mode="min")
+  # The best is that of the validation items, which are cut from the training file. Learned weights
+  # change what the loss counts.
+  best = "val/val/unweighted" if a.weights == "learned" else "val/val/loss"
+  c.ckpt = dict(every_epochs=1, keep_latest=1, best=best, best_mode="min")
   if a.schedule == "plateau" or a.stop_after:
     patience = a.patience if a.schedule == "plateau" else 0
     c.plateau = dict(
-      metric="val/val/loss", mode="min", patience=patience, factor=0.5, stop_after=a.stop_after
+      metric=best, mode="min", patience=patience, factor=0.5, stop_after=a.stop_after
     )
   common = dict(batch_size=256, limit=None)
   test = dict(source(a, "test"), pp=pp)
+  kind_of = 256 if a.classes == "256" else "step"
+  names = {p.name: [f"{v:.4g}" for v in p.values(kind_of)] for p in data.parameters}
   c.evals = dict(
     val=dict(type="mean", data=dict(source(a, "validation"), pp=pp), log_epochs=1, **common),
     test=dict(type="mean", data=test, log_percent=100, **common),
-    confusion=dict(type="classify", data=test, log_percent=100, **common),
+    confusion=dict(
+      type="classify", data=test, log_percent=100, per_class=False, names=names, **common
+    ),
   )
-  if a.audio and a.input != "leaf":
+  if a.audio:
     c.evals.audio = dict(
       type="proj.vimh.audio", data=test, log_percent=100, batch_size=256, limit=1024, count=4
     )

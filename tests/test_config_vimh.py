@@ -46,7 +46,7 @@ def traced(arg):
     "net=mlp_8.5k,loss=corn,envelopes=both",
     "synth=moog_basic,loss=coral/filter_cutoff=quantized_regression/note_velocity=cross_entropy",
     "synth=moog_basic,loss=normalized_regression,sound_weight=.1",
-    "net=cnn_10k,input=leaf,aux=none,classes=256,audio=false",
+    "net=cnn_10k,input=leaf,aux=none,classes=256",
   ],
 )
 def test_variants_are_traced_through_a_step(arg):
@@ -61,6 +61,54 @@ def test_variants_are_traced_through_a_step(arg):
       assert params["heads"][head]["kernel"].shape[1] == width
 
 
+@pytest.mark.parametrize(
+  "arg, places",
+  [
+    ("weights=note_velocity=.5", {"trainer.heads.note_velocity.weight": 0.5,
+                                  "trainer.heads.log10_decay_time.weight": 1.0}),
+    ("weights=learned", {"trainer.weighting": "learned", "ckpt.best": "val/val/unweighted"}),
+    ("dropout=0", {"models.net.dropout": 0.0}),
+    ("hidden=48", {"models.heads.hidden": 48}),
+    ("net=vit_23k,patch=4,dim=48", {"models.net.patch": 4, "models.net.dim": 48,
+                                    "models.heads.hidden": 48}),
+    ("wd=.5,clip=.25,lr=.125", {"optimizer.wd": 0.5, "optimizer.clip": 0.25,
+                                "optimizer.lr": 0.125}),
+    ("sound_weight=.25", {"trainer.sound.weight": 0.25, "trainer.sound.samples": 2560,
+                          "trainer.sound.fixed.note_number": 43.35}),
+    ("loss=ordinal,unit=physical", {"trainer.heads.note_velocity.unit": "physical"}),
+    ("data_seed=7", {"input.data.train.seed": 7, "evals.test.data.seed": 7,
+                     "evals.val.data.seed": 7}),
+    ("schedule=plateau,patience=3,stop_after=9", {"plateau.patience": 3, "plateau.stop_after": 9,
+                                                  "plateau.metric": "val/val/loss"}),
+    ("classes=256", {"trainer.heads.note_velocity.step": 1 / 255,
+                     "models.heads.outputs.note_velocity": 256}),
+    ("epochs=3,batch=8", {"total_epochs": 3, "input.batch_size": 8}),
+    ("smoke,epochs=3", {"total_epochs": 3, "input.batch_size": 32}),
+  ],
+)  # fmt: skip
+def test_arguments_reach_their_places(arg, places):
+  config = C.load(f"configs/vimh.py:{arg}")
+  for place, value in places.items():
+    node = config
+    for key in place.split("."):
+      node = node[key]
+    assert node == pytest.approx(value) if isinstance(value, float) else node == value, place
+
+
+def test_what_the_network_is_shown():
+  pp = lambda arg: C.load(f"configs/vimh.py:{arg}").input.data.train.pp
+  end = 'keep("image", {}"note_velocity", "note_velocity/value", "log10_decay_time", '
+  end += '"log10_decay_time/value")'
+  assert pp("") == "spec_numbers()|value_range(-1, 1)|" + end.format('"aux", ')
+  assert pp("aux=none") == "value_range(-1, 1)|" + end.format("")
+  both = "spec_numbers()|decay_time(0.01)|value_range(-1, 1)|" + end.format('"aux", "decay_time", ')
+  assert pp("aux=both") == both
+  assert pp("aux=none,input=db") == "spec_db(-100, 20)|" + end.format("")
+  assert "|spec_augment(4, 4)|keep(" in pp("augment=4")
+  config = C.load("configs/vimh.py:augment=4")
+  assert not any("spec_augment" in e.data.pp for e in config.evals.values())
+
+
 def test_heads_are_those_of_the_data():
   config = C.load("configs/vimh.py:synth=moog_basic")
   want = dict(note_velocity=6, log10_decay_time=11, filter_cutoff=19, filter_resonance=10)
@@ -73,14 +121,14 @@ def test_heads_are_those_of_the_data():
 
 def test_uniform_logits_cost_the_sum_of_logarithms_and_gradients_reach_every_head():
   _, trainer, batch, stats = made("synth=moog_basic,loss=cross_entropy")
-  variables = trainer.init(jax.random.key(0), batch, stats)
+  variables = jax.jit(trainer.init)(jax.random.key(0), batch, stats)
   variables["params"]["heads"] = jax.tree.map(np.zeros_like, variables["params"]["heads"])
   total = lambda p: trainer.loss(
     {**variables, "params": p}, batch, jax.random.key(0), step=0, total_steps=1, train=False
   ).value  # fmt: skip
   uniform = sum(math.log(k) for k in (6, 11, 19, 10))
-  np.testing.assert_allclose(total(variables["params"]), uniform, rtol=1e-5)
-  grad = jax.grad(lambda p: total(p).sum())(variables["params"])
+  np.testing.assert_allclose(jax.jit(total)(variables["params"]), uniform, rtol=1e-5)
+  grad = jax.jit(jax.grad(lambda p: total(p).sum()))(variables["params"])
   for head, g in grad["heads"].items():
     assert np.abs(g["kernel"]).max() > 0 and np.abs(g["bias"]).max() > 0, head
 
@@ -126,9 +174,20 @@ def test_no_test_item_is_trained_on_or_chooses_a_checkpoint(tmp_path):
     ("loss=ordinal/velocity=coral", "note_velocity"),
     ("loss=note_velocity=coral", "begins with that of all heads"),
     ("weights=note_velocity", "expected HEAD="),
+    ("loss=ordinal/note_velocity", "expected HEAD="),
+    ("loss=ordinal/note_velocity=corn/note_velocity=coral", "given twice"),
     ("weights=note_velocity=heavy", "expected a number"),
+    ("weights=note_velocity=-1", "expected a number of 0 or more"),
     ("net=cnn_10k,patch=4", "takes no patch"),
+    ("net=convnext_18k,dropout=.3", "takes no dropout"),
     ("input=leaf", "use aux=none"),
+    ("input=leaf,aux=none,augment=3", "sees no picture"),
+    ("patience=3", "schedule=plateau"),
+    ("unit=physical", "losses ordinal"),
+    ("form=pickle", "needs dir"),
+    ("lr=-1", "at least 0"),
+    ("epochs=-1", "at least 0"),
+    ("dropout=1.5", "a share"),
     ("input=db,envelopes=both", "no levels in dB"),
   ],
 )
@@ -143,7 +202,8 @@ def test_arguments_that_do_not_fit(arg, words):
     ("dir=x,synth=moog_basic", "has its own sounds"),
     ("dir=/no/such/folder", "make_vimh generate"),
     ("dir=x,input=leaf,aux=none", "pictures only"),
-    ("dir=x,envelopes=both", "its own planes"),
+    ("dir=x,envelopes=both", "has its own sounds"),
+    ("size=5", "at least 20"),
   ],
 )
 def test_arguments_of_a_folder_that_do_not_fit(arg, words):
@@ -173,6 +233,14 @@ def test_a_plateau_ends_a_run_with_all_its_numbers(tmp_path):
   assert {"val/test/loss", "val/audio/degenerate", "val/confusion/items"} <= last.keys()
   again = train_loop.train(config, str(tmp_path), mesh=mesh)
   assert again == last
+
+
+def test_a_flag_cannot_move_test_items_into_training(tmp_path):
+  """Another size or share for the training data alone would cut them otherwise."""
+  for flag in ("input.data.train.size=120", "evals.val.data.seed=1"):
+    config = C.load("configs/vimh.py:size=60,batch=16,epochs=1", [flag])
+    with pytest.raises(ValueError, match=r"config\.evals\.\w+\.data: (size|seed)=.*share items"):
+      train_loop.train(config, str(tmp_path), mesh=sharding.make_mesh(jax.devices()[:1]))
 
 
 def learn(tmp_path, arg, seed, overrides=()):

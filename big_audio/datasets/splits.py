@@ -96,6 +96,32 @@ def overlap(a: str | None, b: str | None) -> bool:
   return any(_meet(x, y) for x in pieces(a) for y in pieces(b))
 
 
+# What decides which items a split holds, beside the data set itself.
+_CUT = ("size", "seed", "validation", "split_seed", "splits", "group")
+_DATA = ("source", "dir", "synth", "file", "files", "name", "data_dir")
+
+
+def check_cut(train: Mapping, judged: Mapping, where: str) -> None:
+  """Refuses to judge on a split that is cut otherwise than that of the training data.
+
+  Args:
+    train, judged: data sets of a config.
+    where: of the judged one.
+
+  Raises:
+    ValueError: both are splits of one data set, and a setting by which splits are cut differs: the
+      training items would be among the judged ones.
+  """
+  if any(train.get(k) != judged.get(k) for k in _DATA) or "split" not in train:
+    return
+  differ = [k for k in _CUT if train.get(k) != judged.get(k)]
+  if differ:
+    told = ", ".join(f"{k}={judged.get(k)!r}, in training {train.get(k)!r}" for k in differ)
+    raise ValueError(
+      f"{where}: {told}: splits that are cut differently share items. Give both the same."
+    )
+
+
 def _meet(a, b):
   (a, *of_a), (b, *of_b) = _sliced(a), _sliced(b)
   if a != b:

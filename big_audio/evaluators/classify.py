@@ -21,22 +21,23 @@ class Evaluator:
     pp: in place of the data set's own.
     names: {head: list of names of its classes}; else their numbers.
     prefix: of the file names, where one run has several of these evaluators.
+    per_class: a value for each class too; of many classes the files tell more.
     limit: only the first `limit` items.
     fn: which function of `predict`.
   """
 
   def __init__(
     self, predict, *, data, batch_size, mesh, workdir, pp=None, aux=(), names=None, prefix="",
-    limit=None, fn="classify",
+    limit=None, fn="classify", per_class=True,
   ):  # fmt: skip
     self._predict = C.pick("evaluators.classify: fn", predict, fn)
     self._mesh, self._workdir, self._prefix = mesh, workdir, prefix
-    self._names = C.to_dict(names or {})
+    self._names, self._per_class = C.to_dict(names or {}), per_class
     self._batches = common.reader(data, pp, batch_size, limit)
 
   def run(self, state) -> Iterator[tuple[str, float]]:
     """Yields <head>/accuracy, <head>/balanced_accuracy (mean over classes that occur),
-    <head>/class/<name> (share of its items found), and items."""
+    <head>/class/<name> (share of its items found; with per_class), and items."""
     counts: dict[str, np.ndarray] = {}
     for batch, _ in common.device_batches(self._batches, self._mesh):
       out = self._predict(state, batch, jax.random.key(0))
@@ -60,7 +61,7 @@ class Evaluator:
       occurs = total > 0
       yield f"{head}/balanced_accuracy", float(np.mean(right[occurs] / total[occurs]))
       for name, hit, n in zip(names, right, total, strict=True):
-        if n:
+        if n and self._per_class:
           yield f"{head}/class/{name}", float(hit / n)
       if jax.process_index() == 0:
         self._write(int(jax.device_get(state["step"])), head, names, matrix)

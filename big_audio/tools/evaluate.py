@@ -182,11 +182,11 @@ class Evaluation:
 
     A workdir that was trained anew to the same step has another one.
     """
-    from big_audio import checkpoint, inference, trees
+    from big_audio import checkpoint, trees
 
     found = [self._content]
     for _, spec in sorted((self.configs[name].get("aux") or {}).items()):
-      workdir, step = inference.parse_spec(spec.rpartition(":")[0])
+      workdir, step = C.parse_spec(spec.rpartition(":")[0])
       found.append(trees.sha256(checkpoint.load_arrays(workdir, step)[1]))
     return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 

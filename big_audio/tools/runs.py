@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 from big_audio import config as C
-from big_audio import inference
 from big_audio.tools import manifests
 
 SWEEP = "sweep.jsonl"
@@ -20,7 +19,7 @@ def expand(specs) -> list[tuple[str, int | str | None]]:
   """
   out = []
   for spec in specs:
-    path, step = inference.parse_spec(str(spec))
+    path, step = C.parse_spec(str(spec))
     path = os.path.normpath(path)
     if os.path.isfile(os.path.join(path, "config.json")):
       out.append((path, step))

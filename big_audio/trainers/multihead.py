@@ -16,6 +16,7 @@ whose numbers, whitened, go through it and join the trunk's features. Whitened, 
 where numbers nearly determine each other, what they do not share may be all that a head needs.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -49,7 +50,8 @@ class Trainer:
       key: of the batch, what the trunk sees.
       heads: {head: settings}, see the module's text.
       aux: keys of the batch for the model "aux".
-      weighting: "fixed", or "learned": exp(-w) loss + w with one w a head (Kendall et al. 2018).
+      weighting: "fixed", or "learned": exp(-w) loss + w with one w a head (Kendall et al. 2018);
+        the log "unweighted" is then the sum without w.
     """
     classes = self.head_model.outputs
     heads = C.to_dict(heads or {})
@@ -138,7 +140,7 @@ class Trainer:
   def loss(self, variables, batch, rng, *, step, total_steps, train) -> Loss:
     """Weighted sum over heads; logs <head>_loss and what `measures` gives, and their means."""
     outputs, updates = self.outputs(variables, batch, rng if train else None)
-    logs, value = {}, 0.0
+    logs, value, unweighted = {}, 0.0, 0.0
     for name, (loss, weight) in self.extra(batch, outputs).items():
       logs[f"{name}_loss"] = loss
       value = value + weight * loss
@@ -147,10 +149,13 @@ class Trainer:
       loss = head["objective"].loss(outputs[name], target)
       logs[f"{name}_loss"] = loss
       logs |= {f"{name}_{k}": v for k, v in self.measures(name, outputs[name], target).items()}
+      unweighted = unweighted + head["weight"] * loss
       if self.weighting == "learned":
         w = variables["params"]["weights"][name]
         loss = jnp.exp(-w) * loss + w
       value = value + head["weight"] * loss
+    if self.weighting == "learned":  # comparable along a run, as the loss is not
+      logs["unweighted"] = unweighted
     if len(self.heads) > 1:
       for measure in ("accuracy", "within1"):
         found = [logs[k] for h in self.heads if (k := f"{h}_{measure}") in logs]
@@ -240,7 +245,9 @@ def _head(
   where = f"config.trainer.heads.{head}"
   try:
     scale = ordinal.Scale(classes, min, max, step)
-    objective = C.call(where, C.pick(f"{where}.loss", ordinal.OBJECTIVES, loss), scale, **settings)
+    make = C.pick(f"{where}.loss", ordinal.OBJECTIVES, loss)
+    # Bound, so that messages name only what a config can set.
+    objective = C.call(f"{where} (loss={loss!r})", functools.partial(make, scale), **settings)
   except ValueError as e:
     raise ValueError(f"{e}" if str(e).startswith(where) else f"{where}: {e}") from None
   if value is not None and not scale.physical:

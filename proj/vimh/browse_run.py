@@ -30,6 +30,18 @@ def data_of(runner) -> dict:
   return {k: v for k, v in first.items() if k not in ("split", "pp", "weight", "wav")}
 
 
+def judged(runner) -> dict:
+  """The data set of the run's first evaluator, with its pp: without what only training does to it.
+
+  Raises:
+    ValueError: the run has no evaluator.
+  """
+  found = [C.to_dict(e.data) for e in runner.config.evals.values() if "source" in e.data]
+  if not found:
+    raise ValueError(f"{runner.workdir}: its config has no evaluator to take the data's pp from.")
+  return {"pp": "", **found[0]}
+
+
 def check(runner, metadata, classes="step") -> None:
   """Raises a ValueError unless a data set's parameters are those that a run estimates."""
   heads = C.to_dict(runner.config.trainer.heads)
@@ -67,9 +79,9 @@ class Estimates:
 
   def __init__(self, runner, data):
     self.spec, self.step = runner.workdir, runner.step
-    first = next(iter(C.to_dict(runner.config.input.data).values()))
-    needs = {"wav": first["wav"]} if "wav" in first else {}
-    data = {**data, **needs, "pp": first.get("pp", "")}
+    own = judged(runner)
+    needs = {"wav": own["wav"]} if "wav" in own else {}
+    data = {**data, **needs, "pp": own["pp"]}
     scores, values, targets = {}, {}, {}
     with contextlib.closing(input_pipeline.eval_batches(data, batch_size=BATCH)) as batches:
       for batch in batches:

@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from big_audio import config as C
 from big_audio import inference
 from big_audio.datasets import build as sources
 from big_audio.datasets import synth_images, synth_render, vimh
 from big_audio.datasets.vimh_meta import Metadata
 from big_audio.dsp import voices
 from big_audio.pp import builder
+from proj.vimh import browse_run
 
 
 def spectrogram(metadata: Metadata) -> synth_images.Spectrogram:
@@ -119,13 +119,12 @@ def open_estimator(spec: str) -> Estimator:
       synthesiser's sounds.
   """
   runner = inference.open_workdir(spec)
-  data = C.to_dict(runner.config.input.data)
-  kinds = [d for d in data.values() if d["source"] in ("vimh", "worlds.synth")]
-  if not kinds or runner.config.trainer.key != "image":
+  data = browse_run.judged(runner)
+  if data["source"] not in ("vimh", "worlds.synth") or runner.config.trainer.key != "image":
     raise ValueError(f"{spec}: expected a run on pictures of VIMH data, such as configs/vimh.py.")
-  given = {k: v for k, v in kinds[0].items() if k not in ("pp", "weight")}
-  source = sources.build(given.pop("source"), f"{spec}: config.input.data", **given)
-  return Estimator(runner, source.metadata, kinds[0]["pp"])
+  given = {k: v for k, v in data.items() if k not in ("pp", "weight")}
+  source = sources.build(given.pop("source"), f"{spec}: config.evals", **given)
+  return Estimator(runner, source.metadata, data["pp"])
 
 
 def read(path: str, metadata: Metadata, samples: int) -> np.ndarray:

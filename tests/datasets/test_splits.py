@@ -2,6 +2,7 @@
 
 import pytest
 
+from big_audio.datasets import splits
 from big_audio.datasets.splits import choose, overlap
 
 IDS = [f"{d}/{s}_{i}.wav" for d in "ab" for s in ("kim", "lee", "ann") for i in range(200)]
@@ -144,3 +145,14 @@ def test_halves_need_train_and_give_way_to_rules_of_their_name():
 )
 def test_splits_that_can_share_recordings(a, b, expected):
   assert overlap(a, b) is overlap(b, a) is expected
+
+
+def test_splits_that_are_cut_differently_are_not_compared():
+  train = dict(source="audio_dir", dir="a", split="train", splits=dict(train=0.5, test=0.5))
+  splits.check_cut(train, dict(train, split="test", pp="x"), "here")
+  splits.check_cut(train, dict(train, dir="b", splits=None), "here")
+  splits.check_cut({"source": "x", "dir": "a"}, {"source": "x", "dir": "a", "seed": 1}, "here")
+  with pytest.raises(ValueError, match="here: splits=.*share items"):
+    splits.check_cut(train, dict(train, split="test", splits=dict(train=0.9, test=0.1)), "here")
+  with pytest.raises(ValueError, match="group='x', in training None"):
+    splits.check_cut(train, dict(train, group="x"), "here")

@@ -110,7 +110,7 @@ def test_errors():
     make(heads=dict(labl={}))
   with pytest.raises(ValueError, match='"cross_entropy"'):
     make(heads=dict(label=dict(loss="cross_entrop")))
-  with pytest.raises(ValueError, match=r"heads\.label.*smoothing"):
+  with pytest.raises(ValueError, match=r"heads\.label \(loss='cross_entropy'\).*smoothing"):
     make(heads=dict(label=dict(smothing=0.1)))
   with pytest.raises(ValueError, match=r'heads\.label.*unit="range"'):
     make(heads=dict(label=dict(loss="ordinal")))
@@ -201,6 +201,9 @@ def test_learned_weights_balance_heads():
   }
   grad = jax.grad(lambda v: jnp.mean(loss(trainer, v, data).value))(variables)["params"]["weights"]
   np.testing.assert_allclose(list(grad.values()), 0, atol=1e-6)
+  moved = loss(trainer, variables, data)
+  np.testing.assert_allclose(moved.logs["unweighted"], out.logs["unweighted"], rtol=1e-6)
+  assert np.abs(moved.value - out.value).min() > 0
 
 
 def test_running_statistics_are_carried():

@@ -167,6 +167,7 @@ class Stub:
     self.config = ConfigDict(
       dict(
         input=dict(data=dict(train=train)),
+        evals=dict(val=dict(data=dict(train, split="validation"))),
         models=dict(heads=dict(outputs=outputs)),
         trainer=dict(heads=heads),
       )
