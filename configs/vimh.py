@@ -3,8 +3,8 @@ r"""Synthesiser parameters from spectrograms: one small network, one head for ea
   python train.py --config configs/vimh.py --workdir runs/vimh
 
 4096 sawtooth sounds rendered at the start (2949 to train, 327 validation, 820 test), no download.
-Half a minute on two CPU cores; expect val/test/log10_decay_time_within1 of about .99 and
-val/test/note_velocity_accuracy of about .9 in the last row of metrics.jsonl.
+Half a minute on two CPU cores; expect val/test/log10_decay_time_within1 of about 1 and
+val/test/note_velocity_accuracy of about .93 in the last row of metrics.jsonl.
 
 A data set of your own, made by `python -m big_audio.tools.make_vimh generate` or by any other
 writer of the format; heads, classes and sizes come from its vimh_dataset_info.json:
