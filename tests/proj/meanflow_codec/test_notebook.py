@@ -1,74 +1,23 @@
 """The notebook: what is committed agrees, names what exists, and runs in smoke form."""
 
-import ast
-import importlib
-import json
-import os
-import pathlib
-
-import jupytext
 import pytest
 
-FOLDER = pathlib.Path("proj/meanflow_codec/notebooks").resolve()
-SOURCE, NOTEBOOK = FOLDER / "meanflow_codec.py", FOLDER / "meanflow_codec.ipynb"
-ROOT = FOLDER.parents[2]
+from tests.notebooks import Notebook
 
-
-def cells(notebook):
-  return [(c["cell_type"], "".join(c["source"])) for c in notebook["cells"]]
+NOTEBOOK = Notebook("meanflow_codec")
 
 
 def test_the_notebook_is_its_source():
-  """After a change of the .py: jupytext --update --to ipynb"""
-  stored = json.loads(NOTEBOOK.read_text())
-  assert cells(stored) == cells(jupytext.read(SOURCE))
-  for cell in stored["cells"]:
-    assert not cell.get("outputs") and cell.get("execution_count") is None
-  assert NOTEBOOK.stat().st_size < 50_000
-  assert stored["metadata"]["kernelspec"]["name"] == "python3"
+  NOTEBOOK.check_it_is_its_source()
 
 
 def test_it_imports_only_what_exists():
-  tree = ast.parse(SOURCE.read_text())
-  modules = {}
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Import):
-      for a in node.names:
-        modules[a.asname or a.name] = importlib.import_module(a.name)
-    elif isinstance(node, ast.ImportFrom):
-      module = importlib.import_module(node.module)
-      for a in node.names:
-        if not hasattr(module, a.name):
-          importlib.import_module(f"{node.module}.{a.name}")
-        modules[a.asname or a.name] = getattr(module, a.name)
-  ours = {k for k, m in modules.items() if getattr(m, "__name__", "").startswith(("proj.", "big_"))}
-  assert {"codec", "compare", "bitstream", "streams"} <= ours
-  used = [
-    (n.value.id, n.attr)
-    for n in ast.walk(tree)
-    if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id in ours
-  ]
-  assert len(used) > 15
-  for module, name in used:
-    assert hasattr(modules[module], name), f"{module}.{name}"
+  NOTEBOOK.check_names({"codec", "compare", "bitstream", "streams"}, 15)
 
 
 @pytest.mark.slow
 def test_it_runs_in_smoke_form(tmp_path):
-  import nbclient
-  import nbformat
-
-  notebook = nbformat.read(NOTEBOOK, as_version=4)
-  assert "SMOKE = True" in notebook.cells[1].source
-  env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-  env.pop("XLA_FLAGS", None)  # one device, whatever the tests of this process simulate
-  client = nbclient.NotebookClient(
-    notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}
-  )
-  client.execute(env=env)  # raises where a cell does
-
-  outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-  assert not [o for o in outputs if o.output_type == "error"]
+  outputs = NOTEBOOK.run(tmp_path)
   shown = [o.data for o in outputs if o.output_type == "display_data"]
   (table,) = (d["text/markdown"] for d in shown if "text/markdown" in d)
   rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]]
