@@ -25,14 +25,20 @@ class CheckpointError(OSError):
   """A checkpoint could not be written or read; the message names the last good one."""
 
 
-def _not_told_twice(record: logging.LogRecord) -> bool:
-  """False for the tracebacks of orbax's threads: the same failure is raised as CheckpointError."""
+def _worth_telling(record: logging.LogRecord) -> bool:
+  """False for what tells a user nothing.
+
+  Tracebacks of orbax's threads: the same failure is raised as CheckpointError. And that a folder
+  inside of a checkpoint has no metadata of its own: it never has.
+  """
+  if "_CHECKPOINT_METADATA" in record.getMessage() and record.levelno < logging.ERROR:
+    return False
   of_orbax = f"{os.sep}orbax{os.sep}" in record.pathname and record.levelno >= logging.ERROR
   return not of_orbax and "_GatheringFuture exception was never retrieved" not in str(record.msg)
 
 
 for _name in ("absl", "asyncio"):
-  logging.getLogger(_name).addFilter(_not_told_twice)
+  logging.getLogger(_name).addFilter(_worth_telling)
 
 
 def _folder(workdir: str) -> str:
