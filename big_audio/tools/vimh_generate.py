@@ -87,7 +87,7 @@ def listing() -> str:
                  f"{r.secs:g} s at {r.sr} Hz, {r.size} items")  # fmt: skip
     for p in r.parameters:
       span = f"{p.min:g}" if p.min == p.max else f"{p.min:g} to {p.max:g} by {p.step:g}"
-      lines.append(f"  {p.name:<24} {span:<24} {VOICES[r.voice].parameters[p.name][1]}")
+      lines.append(f"  {p.name:<24} {span:<24} {VOICES[r.voice].parameters[p.name].text}")
   return "\n".join(lines)
 
 
@@ -100,13 +100,13 @@ def recipe(flags: argparse.Namespace) -> synths.Recipe:
       given[key] = True
   given["parameters"] = {k: _numbers(k, v) for k, v in _pairs("--set", flags.set)}
   given["spectrogram"] = {k: _value(v) for k, v in _pairs("--spectrogram", flags.spectrogram)}
-  made = synths.build(flags.config_name, **given)
-  if made.sampling == "grid" and flags.size is None:
-    size = synth_sampling.grid_size(made.varying)
+  if flags.sampling == "grid" and flags.size is None:
+    plain = {k: v for k, v in given.items() if k not in ("sampling", "jitter")}
+    size = synth_sampling.grid_size(synths.build(flags.config_name, **plain).varying)
     if size > 10**6:
       raise ValueError(f"generate: the grid has {size} combinations. Say how many with --size.")
-    made = synths.build(flags.config_name, **given, size=size)
-  return made
+    given["size"] = size
+  return synths.build(flags.config_name, **given)
 
 
 def generate(
