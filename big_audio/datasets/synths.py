@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from big_audio.datasets import vimh_meta, vimh_write
+from big_audio.datasets import vimh_meta, vimh_name, vimh_write
 from big_audio.datasets.synth_images import Spectrogram
 from big_audio.datasets.synth_sampling import check_grid, check_method, train_items
 from big_audio.datasets.vimh_meta import Metadata, Parameter
@@ -87,10 +87,8 @@ class Recipe:
   def metadata_json(self, pickle: bool = False) -> dict[str, Any]:
     """The content of the data set's `vimh_dataset_info.json`; keys of our own come last."""
     spec, train = self.spectrogram, train_items(self.size)
-    envelopes = ("normalized" if self.normalize else "envelopes") if self.spectral else "temporal"
-    if self.spectral and not self.temporal:
-      envelopes = "spectral"
-    suffixes = [envelopes] * (self.temporal or self.spectral) + ["shuffled"] * self.shuffled
+    planes = vimh_name.planes(self._labels())
+    suffixes = [planes] * bool(planes) + ["shuffled"] * self.shuffled
     raw = vimh_write.metadata_json(
       height=self.height,
       width=self.width,

@@ -3,7 +3,8 @@
     data=dict(x=dict(source="worlds.synth", synth="moog_basic", size=4096, split="train", pp="..."))
 
 The items are those of `datasets.vimh` in the folder that `make_vimh generate` writes with the same
-arguments. 4096 sounds take about a second.
+arguments. Seconds for 4096 sounds on one core: simple_saw 0.3, moog_basic 0.9, moog_envelope 2.4,
+pluck 4.6, fm 5.6, additive 8.2.
 """
 
 import functools
