@@ -143,7 +143,7 @@ def generate(
   dtype = vimh_records.record_dtype(recipe.metadata())
   work = target.with_name(f".{target.name}.partial")
   _vacant(target)
-  _fits(recipe, target, dtype, pickle)
+  _fits(recipe, work, dtype, pickle)
   work.mkdir(parents=True, exist_ok=True)
   with _journal(work / "done") as journal:
     try:
@@ -176,12 +176,14 @@ def _vacant(target):
     )
 
 
-def _fits(recipe, target, dtype, pickle):
+def _fits(recipe, work, dtype, pickle):
   where = f"generate: --size {recipe.size}"
   synth_render.check_memory(where, synth_render.drawn_bytes(recipe))
   # The blocks, the files made of them, and their twins.
   needed = recipe.size * dtype.itemsize * (3 if pickle else 2)
-  above = next(p for p in target.absolute().parents if p.exists())
+  if (records := work / "records").exists():
+    needed -= records.stat().st_size
+  above = next(p for p in work.absolute().parents if p.exists())
   if needed > (free := shutil.disk_usage(above).free):
     raise ValueError(
       f"{where}: {needed / 1e9:.1f} GB are needed below {above}, and {free / 1e9:.1f} GB are free."
@@ -192,9 +194,9 @@ def _render(recipe, work, dtype, journal, jobs):
   """Makes the blocks that are not there yet."""
   with _store(work / "records", dtype) as (store, stored):
     # The journal may have outlived what it tells of, after a crash of the machine or a full disk.
-    ends = {start: start + len(v) for start, v in synth_render.blocks(recipe)}
-    journal.keep({start for start in journal.done if ends.get(start, stored + 1) <= stored})
-    todo = [(start, v) for start, v in synth_render.blocks(recipe) if start not in journal.done]
+    blocks = list(synth_render.blocks(recipe))
+    journal.keep({start for start, v in blocks if start + len(v) <= stored} & journal.done)
+    todo = [(start, v) for start, v in blocks if start not in journal.done]
     progress = clock.Progress(recipe.size)
     ready = recipe.size - sum(len(v) for _, v in todo)
     if ready:
@@ -263,7 +265,9 @@ def _end_with_parent() -> None:
 def _arguments(recipe):
   """{name: value} of all that the bytes of the blocks depend on."""
   out = json.loads(json.dumps(dataclasses.asdict(recipe))) | {"block": synth_render.BLOCK}
-  for p in out.pop("parameters"):
+  parameters = out.pop("parameters")
+  out["parameters"] = [p["name"] for p in parameters]  # they are drawn in this order
+  for p in parameters:
     out[p["name"]] = [p["min"], p["max"], p["step"]]
   spectrogram = out.pop("spectrogram")
   return out | {f"spectrogram {k}": v for k, v in spectrogram.items()}

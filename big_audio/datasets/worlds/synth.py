@@ -61,11 +61,12 @@ class Source:
     self.metadata = m = self.recipe.metadata()
     m.heads(classes)  # raises for others
     where = f"worlds.synth({synth})"
+    vimh.check_split(split, validation, split_seed, where)
+    self._classes = classes
+    self._records = Records(synth_render.records(self.recipe), m, where)
     self._chosen = vimh.choose(
       m.train, m.test, split, validation=validation, seed=split_seed, where=where
     )
-    self._classes = classes
-    self._records = Records(synth_render.records(self.recipe), m, where)
     self._wav = _sounds(self.recipe) if wav else None
 
   def __len__(self) -> int:
@@ -86,6 +87,8 @@ class Source:
 
 @functools.lru_cache(maxsize=2)
 def _sounds(recipe) -> np.ndarray:
+  needed = 8 * recipe.size * int(recipe.secs * recipe.sr)
+  synth_render.check_memory(f"worlds.synth({recipe.name}): wav=True, size={recipe.size}", needed)
   metadata, values = recipe.metadata(), synth_render.draw(recipe)
   out = synth_render.sounds(metadata, dict(zip(metadata.names, values.T, strict=True)))
   out.setflags(write=False)
