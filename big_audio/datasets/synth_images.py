@@ -13,7 +13,7 @@ from big_audio.dsp.namespace import check_choice, check_positive
 from big_audio.dsp.stft import frame, num_frames
 from big_audio.dsp.windows import stft_window
 
-MAX_FFT = 2**16
+LONGEST = 2**16  # samples of a frame, or from one to the next
 FLOOR = 1e-10  # of magnitudes: -200 dB
 TYPES = ("stft", "mel")
 WINDOWS = {"rectangular": "boxcar", "hann": "hann", "hamming": "hamming", "blackman": "blackman"}
@@ -52,8 +52,9 @@ class Spectrogram:
     check_choice(f"{where}: window", self.window, WINDOWS)
     check_positive(where, n_fft=self.n_fft, n_window=self.n_window, hop=self.hop, height=height,
                    width=width)  # fmt: skip
-    if self.n_fft > MAX_FFT:
-      raise ValueError(f"{where}: n_fft={self.n_fft}: expected {MAX_FFT} or less.")
+    for key in ("n_fft", "hop"):
+      if getattr(self, key) > LONGEST:
+        raise ValueError(f"{where}: {key}={getattr(self, key)!r:.20}: expected {LONGEST} or less.")
     if self.n_window > self.n_fft:
       raise ValueError(f"{where}: n_window={self.n_window} exceeds n_fft={self.n_fft}.")
     bins = self.n_fft // 2

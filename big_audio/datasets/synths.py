@@ -139,7 +139,7 @@ class Recipe:
     )
 
 
-def build(name: str, **overrides: Any) -> Recipe:
+def build(name: str, /, **overrides: Any) -> Recipe:
   """The recipe of that name with other values in it.
 
   Args:

@@ -277,6 +277,8 @@ def test_refusals_name_place_and_fix():
     (dict(spectrogram=dict(type="mel", freq_min="x")), "freq_min='x': expected a number"),
     (dict(spectrogram=dict(freq_max_ratio=None)), "freq_max_ratio=None: expected a number"),
     (dict(spectrogram=dict(n_fft=2**40)), "n_fft=1099511627776: expected 65536 or less"),
+    (dict(spectrogram=dict(hop=10**300)), "hop=10{19}: expected 65536 or less"),
+    (dict(name="x"), "no 'name'. Nearest"),
     (dict(spectrogram=dict(type="mel"), height=500), "500 mel bands of n_fft=80: too many"),
     (dict(pre_emphasis="a"), "pre_emphasis='a'"),
     (dict(temporal="yes"), "temporal='yes': expected True or False"),
