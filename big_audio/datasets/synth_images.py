@@ -13,6 +13,7 @@ from big_audio.dsp.namespace import check_choice, check_positive
 from big_audio.dsp.stft import frame, num_frames
 from big_audio.dsp.windows import stft_window
 
+LONGEST = 2**16  # samples of a frame, or from one to the next
 FLOOR = 1e-10  # of magnitudes: -200 dB
 TYPES = ("stft", "mel")
 WINDOWS = {"rectangular": "boxcar", "hann": "hann", "hamming": "hamming", "blackman": "blackman"}
@@ -43,10 +44,17 @@ class Spectrogram:
 
   def check(self, where: str, height: int, width: int, total: int, sr: float) -> None:
     """Raises ValueError unless sounds of `total` samples fill pictures of height x width."""
+    for key in ("freq_min", "freq_max_ratio"):
+      value = getattr(self, key)
+      if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise ValueError(f"{where}: {key}={value!r:.60}: expected a number.")
     check_choice(f"{where}: type", self.type, TYPES)
     check_choice(f"{where}: window", self.window, WINDOWS)
     check_positive(where, n_fft=self.n_fft, n_window=self.n_window, hop=self.hop, height=height,
                    width=width)  # fmt: skip
+    for key in ("n_fft", "hop"):
+      if getattr(self, key) > LONGEST:
+        raise ValueError(f"{where}: {key}={getattr(self, key)!r:.20}: expected {LONGEST} or less.")
     if self.n_window > self.n_fft:
       raise ValueError(f"{where}: n_window={self.n_window} exceeds n_fft={self.n_fft}.")
     bins = self.n_fft // 2
@@ -68,6 +76,8 @@ class Spectrogram:
           f"{where}: expected 0 <= freq_min < freq_max_ratio sr/2 <= sr/2 = {sr / 2:g} Hz, got "
           f"{self.freq_min:g} and {self.freq_max_ratio:g} sr/2."
         )
+      if height > self.n_fft:
+        raise ValueError(f"{where}: {height} mel bands of n_fft={self.n_fft}: too many.")
       empty = np.nonzero(~np.isfinite(mel_bank(self, height, sr)).all(axis=0))[0]
       if len(empty):
         raise ValueError(

@@ -1,6 +1,8 @@
 """Recipes -> items: values of the parameters, their sounds, pictures and records."""
 
 import functools
+import math
+import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from big_audio.datasets import synth_images, synth_sampling, vimh_write
 from big_audio.datasets.synths import Recipe
 from big_audio.datasets.vimh_meta import Metadata
+from big_audio.datasets.vimh_records import record_dtype
 from big_audio.dsp import voices
 
 BLOCK = 512  # sounds that are made at once
@@ -88,9 +91,30 @@ def blocks(recipe: Recipe) -> Iterator[tuple[int, np.ndarray]]:
     yield start, values[start : start + BLOCK]
 
 
+def check_memory(where: str, count: int) -> None:
+  """Raises ValueError if that many bytes cannot be held in this machine's memory."""
+  names = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+  if not all(n in getattr(os, "sysconf_names", ()) for n in names):
+    return
+  there = math.prod(map(os.sysconf, names))
+  if count > there:
+    raise ValueError(
+      f"{where}: {count / 1e9:.1f} GB are needed in memory, this machine has {there / 1e9:.1f} GB. "
+      "Use a smaller size."
+    )
+
+
+def drawn_bytes(recipe: Recipe) -> int:
+  """Bytes that `draw` needs."""
+  return 3 * 8 * recipe.size * len(recipe.varying)
+
+
 @functools.lru_cache(maxsize=4)
 def records(recipe: Recipe) -> np.ndarray:
   """All records of a recipe, train before test; read-only, kept for the next who asks."""
+  itemsize = record_dtype(recipe.metadata()).itemsize
+  needed = drawn_bytes(recipe) + 2 * itemsize * recipe.size
+  check_memory(f"synth {recipe.name!r}: size={recipe.size}", needed)
   out = np.concatenate([block(recipe, values) for _, values in blocks(recipe)])
   out.setflags(write=False)
   return out

@@ -1,6 +1,5 @@
 """Which parameters the sounds of a data set have: pure functions of a seed."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,7 +15,8 @@ _BITS = 30
 def check_method(where: str, method: str, jitter: float) -> None:
   """Raises ValueError for an unknown method, or for a jitter that does not go with it."""
   check_choice(f"{where}: sampling", method, METHODS)
-  if not 0 <= jitter <= 1:
+  number = isinstance(jitter, int | float) and not isinstance(jitter, bool)
+  if not number or not 0 <= jitter <= 1:
     raise ValueError(f"{where}: jitter={jitter!r}: expected 0 (class centres) to 1 (whole steps).")
   if jitter and method != "grid":
     raise ValueError(f'{where}: jitter={jitter:g} goes with sampling="grid", not {method!r}.')
@@ -47,7 +47,7 @@ def draw(
     f64[size, P].
 
   Raises:
-    ValueError: unknown method; a grid smaller than size without jitter.
+    ValueError: unknown method; as `grid`.
   """
   check_method("synth_sampling", method, jitter)
   lo, hi = np.array([p.min for p in parameters]), np.array([p.max for p in parameters])
@@ -61,9 +61,9 @@ def draw(
     return values
   rng = np.random.default_rng([seed, METHODS.index(method)])
   if method == "grid":
-    values = grid(parameters, size, rng, jitter)
-  else:
-    values = lo + (hi - lo) * sobol(len(parameters), size, rng)
+    return grid(parameters, size, rng, jitter, shuffle)
+  shift = rng.integers(2**_BITS, size=len(parameters))
+  values = lo + (hi - lo) * sobol(len(parameters), size, shift)
   return values[rng.permutation(size)] if shuffle else values
 
 
@@ -72,46 +72,117 @@ def grid_size(parameters: Sequence[Parameter]) -> int:
   return math.prod(p.count() for p in parameters)
 
 
-def grid(
-  parameters: Sequence[Parameter], size: int, rng: np.random.Generator, jitter: float = 0.0
-) -> np.ndarray:
-  """Systematic values: all combinations of class centres min + k step, the last parameter fastest.
+def train_items(size: int) -> int:
+  """How many of a data set's items, the first ones, are its file `train`."""
+  return int(0.8 * size)
 
-  A grid larger than `size` is cut into that many equal pieces, one combination drawn from each: no
-  combination comes twice. A smaller grid is gone through again and again, which needs jitter
-  (without, items of the test split would be copies of items of the train split).
+
+def check_grid(where: str, parameters: Sequence[Parameter], size: int, jitter: float) -> None:
+  """Raises ValueError if items of a grid would be copies of others.
+
+  That is, where label bytes do not tell the classes of a parameter apart, and where a grid is gone
+  through several times and the jitter has no room for as many different labels.
+  """
+  for p in parameters:
+    if p.count() > 256 or len(np.unique(p.encode(p.values()))) < p.count():
+      raise ValueError(
+        f"{where}: {p.name} has {p.count()} classes, which the bytes of labels cannot tell apart "
+        f"in a grid. Use a step of {(p.max - p.min) / 254:.4g} or more."
+      )
+  if size <= (total := grid_size(parameters)):
+    return
+  times = -(-size // total) + 1
+  # Different labels of a cell at the edge, where half of the jitter is cut off.
+  spans = [math.floor(255 * jitter * p.step / 2 / (p.max - p.min)) for p in parameters]
+  if total < 2 or math.prod(max(s, 1) for s in spans) < times:
+    raise ValueError(
+      f"{where}: the grid has {total} combinations, and {size} items are asked for. Use "
+      f"size={total} or less, or a jitter that makes {times} different items of each "
+      f"(jitter={jitter:g} is too small)."
+    )
+
+
+def grid(
+  parameters: Sequence[Parameter],
+  size: int,
+  rng: np.random.Generator,
+  jitter: float = 0.0,
+  shuffle: bool = False,
+) -> np.ndarray:
+  """Systematic values: combinations of class centres min + k step, the last parameter fastest.
+
+  Of a grid larger than `size`, points of a Sobol sequence pick the combinations: none twice, and
+  the classes of each parameter, and of each pair, about equally often. In a grid smaller than
+  `size` each combination comes several times, all of them among the first `train_items(size)` items
+  or all behind these, so that none is in train and test both. (Validation is drawn from the items
+  of train: there, near ones are in both.) This needs a jitter that makes different items of them.
 
   Args:
-    jitter: values lie within +- jitter step / 2 of their centre, and within the range.
+    jitter: values are uniform within +- jitter step / 2 of their centre, as far as that is within
+      the range.
+    shuffle: permute the items; of a repeated grid first the combinations, then train and test each.
 
   Returns:
     f64[size, P].
+
+  Raises:
+    ValueError: as `check_grid`.
   """
-  counts, total = [p.count() for p in parameters], grid_size(parameters)
-  if size > total and not jitter:
-    raise ValueError(
-      f"synth_sampling: the grid has {total} combinations, and {size} items are asked for. Use "
-      f"size={total} or less, or a jitter above 0."
-    )
-  if size >= total:
-    cells = np.arange(size) % total
+  check_grid("synth_sampling", parameters, size, jitter)
+  if size <= grid_size(parameters):
+    at = _part([p.count() for p in parameters], size, rng)
+    at = at[rng.permutation(size)] if shuffle else at
   else:
-    # Whole numbers of any size: a grid of a dozen parameters has 10^12 combinations.
-    edges = [j * total // size for j in range(size + 1)]
-    cells = np.array([rng.integers(a, b) for a, b in itertools.pairwise(edges)])
-  at = np.stack(np.unravel_index(cells, counts), axis=1)
+    at = _repeated([p.count() for p in parameters], size, rng, shuffle)
   values = np.stack([p.values()[at[:, i]] for i, p in enumerate(parameters)], axis=1)
   if jitter:
-    step = np.array([p.step for p in parameters])
-    values = values + jitter * step * (rng.random(values.shape) - 0.5)
-    values = np.clip(values, [p.min for p in parameters], [p.max for p in parameters])
+    half = jitter / 2 * np.array([p.step for p in parameters])
+    lo = np.maximum(values - half, [p.min for p in parameters])
+    hi = np.minimum(values + half, [p.max for p in parameters])
+    values = lo + (hi - lo) * rng.random(values.shape)
   return values
 
 
-def sobol(dims: int, size: int, rng: np.random.Generator) -> np.ndarray:
-  """The first points of a Sobol sequence, all bits of each dimension flipped by the same pattern.
+def _part(counts, size, rng):
+  """i64[size, P], different cells of a grid in row-major order."""
+  total = math.prod(counts)
+  left_out = total - size
+  if left_out < size:  # few enough to be listed; what an even choice leaves is even
+    keep = np.ones(total, bool)
+    if left_out:
+      keep[np.ravel_multi_index(tuple(_sobol_cells(counts, left_out, rng).T), counts)] = False
+    return np.stack(np.unravel_index(np.flatnonzero(keep), counts), axis=1)
+  return np.unique(_sobol_cells(counts, size, rng), axis=0)
 
-  The shift keeps the evenness of the sequence and makes it a function of `rng`.
+
+def _sobol_cells(counts, size, rng):
+  """i64[size, P], the first different cells that a Sobol sequence comes to; at most every other."""
+  shift, points = rng.integers(2**_BITS, size=len(counts)), size
+  while True:
+    cells = (sobol(len(counts), points, shift) * counts).astype(np.int64)
+    first = np.sort(np.unique(cells, axis=0, return_index=True)[1])
+    if len(first) >= size:
+      return cells[first[:size]]
+    points *= 2
+
+
+def _repeated(counts, size, rng, shuffle):
+  """i64[size, P], cells of a grid smaller than size."""
+  total, train = math.prod(counts), train_items(size)
+  cells = rng.permutation(total) if shuffle else np.arange(total)
+  border = min(max(round(train / size * total), 1), total - 1)
+  spread = lambda cells, items: cells[np.arange(items) * len(cells) // items]
+  sides = [spread(cells[:border], train), spread(cells[border:], size - train)]
+  if shuffle:
+    sides = [rng.permutation(side) for side in sides]
+  return np.stack(np.unravel_index(np.concatenate(sides), counts), axis=1)
+
+
+def sobol(dims: int, size: int, shift: np.ndarray) -> np.ndarray:
+  """The first points of a Sobol sequence, the bits of each dimension flipped by the same pattern.
+
+  Args:
+    shift: i64[dims], patterns of 30 bits. Random ones scramble the sequence and keep it even.
 
   Returns:
     f64[size, dims] in (0,1).
@@ -119,5 +190,5 @@ def sobol(dims: int, size: int, rng: np.random.Generator) -> np.ndarray:
   from scipy.stats import qmc
 
   points = qmc.Sobol(dims, scramble=False, bits=_BITS).random_base2(max(size - 1, 0).bit_length())
-  whole = (points[:size] * 2**_BITS).astype(np.int64) ^ rng.integers(2**_BITS, size=dims)
+  whole = (points[:size] * 2**_BITS).astype(np.int64) ^ shift
   return (whole + 0.5) / 2**_BITS

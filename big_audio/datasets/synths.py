@@ -6,16 +6,16 @@ The four named after NSMT's configurations have their numbers.
 
 import dataclasses
 import difflib
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from big_audio.datasets import vimh_meta, vimh_write
+from big_audio.datasets import vimh_meta, vimh_name, vimh_write
 from big_audio.datasets.synth_images import Spectrogram
-from big_audio.datasets.synth_sampling import check_method
+from big_audio.datasets.synth_sampling import check_grid, check_method, train_items
 from big_audio.datasets.vimh_meta import Metadata, Parameter
-from big_audio.dsp.voices import VOICES
+from big_audio.dsp.voices import VOICES, note_hz
 
 SEED = 12345
 _PREFIX = "synth/generate_"  # in NSMT's names of its configurations
@@ -86,11 +86,9 @@ class Recipe:
 
   def metadata_json(self, pickle: bool = False) -> dict[str, Any]:
     """The content of the data set's `vimh_dataset_info.json`; keys of our own come last."""
-    spec, train = self.spectrogram, int(0.8 * self.size)
-    envelopes = ("normalized" if self.normalize else "envelopes") if self.spectral else "temporal"
-    if self.spectral and not self.temporal:
-      envelopes = "spectral"
-    suffixes = [envelopes] * (self.temporal or self.spectral) + ["shuffled"] * self.shuffled
+    spec, train = self.spectrogram, train_items(self.size)
+    planes = vimh_name.planes(self._labels())
+    suffixes = [planes] * bool(planes) + ["shuffled"] * self.shuffled
     raw = vimh_write.metadata_json(
       height=self.height,
       width=self.width,
@@ -141,7 +139,7 @@ class Recipe:
     )
 
 
-def build(name: str, **overrides: Any) -> Recipe:
+def build(name: str, /, **overrides: Any) -> Recipe:
   """The recipe of that name with other values in it.
 
   Args:
@@ -155,6 +153,8 @@ def build(name: str, **overrides: Any) -> Recipe:
     ValueError: an unknown name, a value out of its range, pictures larger than what the sounds
       fill; with the nearest names.
   """
+  if not isinstance(name, str):
+    raise ValueError(f"synth: expected the name of a recipe, got {vimh_meta.shown(name)}.")
   short = name.removeprefix(_PREFIX)
   base = short.removesuffix(_LARGE)
   _known("synth", base, RECIPES, name)
@@ -165,12 +165,18 @@ def build(name: str, **overrides: Any) -> Recipe:
   fields = [f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "voice")]
   for key in overrides:
     _known(f"{where}: argument", key, fields)
-  if isinstance(overrides.get("parameters"), Mapping):
+  if "parameters" in overrides:
     overrides["parameters"] = _replaced(where, recipe, overrides["parameters"])
-  if isinstance(overrides.get("spectrogram"), Mapping):
-    for key in overrides["spectrogram"]:
+  spectrogram = overrides.get("spectrogram", recipe.spectrogram)
+  if isinstance(spectrogram, Mapping):
+    for key in spectrogram:
       _known(f"{where}: spectrogram", key, [f.name for f in dataclasses.fields(Spectrogram)])
-    overrides["spectrogram"] = dataclasses.replace(recipe.spectrogram, **overrides["spectrogram"])
+    overrides["spectrogram"] = dataclasses.replace(recipe.spectrogram, **spectrogram)
+  elif not isinstance(spectrogram, Spectrogram):
+    raise ValueError(
+      f"{where}: spectrogram={vimh_meta.shown(spectrogram)}: expected {{field: value}} or a "
+      "Spectrogram."
+    )
   recipe = dataclasses.replace(recipe, **overrides)
   _check(where, recipe)
   return recipe
@@ -178,52 +184,105 @@ def build(name: str, **overrides: Any) -> Recipe:
 
 def _replaced(where, recipe, changes):
   """The recipe's parameters with some of other ranges."""
+  if not isinstance(changes, Mapping):
+    raise ValueError(
+      f"{where}: parameters={vimh_meta.shown(changes)}: expected {{name: value, (min, max) or "
+      "(min, max, step)}."
+    )
   known = VOICES[recipe.voice].parameters
   out = {p.name: p for p in recipe.parameters}
   for name, value in changes.items():
     _known(f"{where}: parameter", name, known)
     numbers = tuple(value) if isinstance(value, Sequence) else (value, value, 0.0)
-    if len(numbers) not in (2, 3) or not all(
-      isinstance(v, int | float) and math.isfinite(v) for v in numbers
-    ):
+    if len(numbers) not in (2, 3) or not all(map(_number, numbers)):
       raise ValueError(
-        f"{where}: {name}={value!r}: expected a number (fixed), (min, max) or (min, max, step)."
+        f"{where}: {name}={vimh_meta.shown(value)}: expected a number (fixed), (min, max) or (min, "
+        "max, step)."
       )
-    text = out[name].description if name in out else known[name][1]
+    text = out[name].description if name in out else known[name].text
     out[name] = _parameter(name, *numbers, text=text)
   return tuple(out.values())
 
 
 def _check(where, r):
   check_method(where, r.sampling, r.jitter)
-  whole = dict(height=r.height, width=r.width, size=r.size, sr=r.sr, seed=r.seed)
-  for key, value in whole.items():
-    least = 0 if key == "seed" else 2 if key == "size" else 1
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**32:
-      raise ValueError(f"{where}: {key}={value!r}: expected a whole number of {least} or more.")
-  if not (isinstance(r.secs, int | float) and r.secs > 0 and math.isfinite(r.secs)):
-    raise ValueError(f"{where}: secs={r.secs!r}: expected seconds above 0.")
-  if r.channels not in (1, 3):
-    raise ValueError(f"{where}: channels={r.channels!r}: expected 1 or 3.")
+  least = dict(height=1, width=1, size=2, sr=1, seed=0)
+  most = dict(height=65535, width=65535, size=vimh_meta.MAX_ITEMS, sr=10**6, seed=2**32 - 1)
+  for key in least:
+    value = getattr(r, key)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least[key] <= value <= most[key]:
+      raise ValueError(
+        f"{where}: {key}={vimh_meta.shown(value)}: expected a whole number of {least[key]} to "
+        f"{most[key]}."
+      )
+  if not _number(r.secs) or not 1 <= r.secs * r.sr <= vimh_meta.MAX_SAMPLES:
+    raise ValueError(
+      f"{where}: secs={vimh_meta.shown(r.secs)}: expected seconds of 1 to {vimh_meta.MAX_SAMPLES} "
+      f"samples at {r.sr} Hz."
+    )
+  for key in ("temporal", "spectral", "normalize", "joint_scaling", "shuffle"):
+    value = getattr(r, key)
+    if not isinstance(value, bool) and not (key == "shuffle" and value is None):
+      raise ValueError(f"{where}: {key}={vimh_meta.shown(value)}: expected True or False.")
+  if isinstance(r.channels, bool) or r.channels not in (1, 3):
+    raise ValueError(f"{where}: channels={vimh_meta.shown(r.channels)}: expected 1 or 3.")
   if (r.temporal or r.spectral) and r.channels != 1:
     raise ValueError(f"{where}: envelopes go with channels=1, got {r.channels}.")
   if (r.normalize or r.joint_scaling) and not (r.temporal or r.spectral):
     raise ValueError(f"{where}: normalize and joint_scaling need a plane of an envelope.")
-  if not 0 <= r.pre_emphasis <= 1:
-    raise ValueError(f"{where}: pre_emphasis={r.pre_emphasis!r}: expected a number in [0,1].")
+  if not _number(r.pre_emphasis) or not 0 <= r.pre_emphasis <= 1:
+    raise ValueError(
+      f"{where}: pre_emphasis={vimh_meta.shown(r.pre_emphasis)}: expected a number in [0,1]."
+    )
   if not r.varying:
     raise ValueError(f"{where}: no parameter varies.")
-  known = VOICES[r.voice].parameters
+  if r.height * r.width * r.planes > vimh_meta.MAX_PIXELS:
+    raise ValueError(
+      f"{where}: pictures of {r.height}x{r.width}x{r.planes} are beyond {vimh_meta.MAX_PIXELS} "
+      "bytes."
+    )
   for p in r.parameters:
-    _known(f"{where}: parameter", p.name, known)
-    if p.min > p.max or (p.min < p.max and not 0 < p.step <= p.max - p.min):
-      raise ValueError(
-        f"{where}: {p.name}: expected min <= max and 0 < step <= max - min, got [{p.min}, {p.max}] "
-        f"and {p.step}."
-      )
-    if p.name == "note_velocity" and not 0 <= p.min <= p.max <= 127:
-      raise ValueError(f"{where}: {p.name}: expected a range in [0,127], got [{p.min}, {p.max}].")
+    _check_parameter(where, p, r)
+  if r.sampling == "grid":
+    check_grid(where, r.varying, r.size, r.jitter)
   r.spectrogram.check(where, r.height, r.width, int(r.secs * r.sr), r.sr)
+
+
+def _check_parameter(where, p, r):
+  voice = VOICES[r.voice]
+  _known(f"{where}: parameter", p.name, voice.parameters)
+  control = voice.parameters[p.name]
+  if p.min > p.max or (p.min < p.max and not 0 < p.step <= p.max - p.min):
+    raise ValueError(
+      f"{where}: {p.name}: expected min <= max and 0 < step <= max - min, got [{p.min}, {p.max}] "
+      f"and {p.step}."
+    )
+  if not control.low <= p.min <= p.max <= control.high:
+    raise ValueError(
+      f"{where}: {p.name} ({control.text}): expected a range in [{control.low:g},"
+      f"{control.high:g}], got [{p.min:g}, {p.max:g}]."
+    )
+  if control.whole and (p.min < p.max or not p.min.is_integer()):
+    raise ValueError(
+      f"{where}: {p.name} ({control.text}): expected one whole number for all items, got "
+      f"[{p.min:g}, {p.max:g}]."
+    )
+  if p.name == "note_number":
+    lowest, highest = note_hz(p.min), note_hz(p.max)
+    if not (voice.lowest_hz <= lowest and highest < r.sr / 2):
+      raise ValueError(
+        f"{where}: {p.name}: notes of {lowest:.6g} to {highest:.6g} Hz; voice {r.voice!r} has "
+        f"those of {voice.lowest_hz:g} Hz to below sr/2 = {r.sr / 2:g} Hz."
+      )
+
+
+def _number(value):
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and abs(value) <= sys.float_info.max
+  )
 
 
 def _known(what, name, names, shown=None):
@@ -249,7 +308,7 @@ def _parameters(voice, **ranges):
   for name, numbers in ranges.items():
     numbers = numbers if isinstance(numbers, tuple) else (numbers,)
     fixed = len(numbers) == 1
-    text = (texts[name] if fixed else "") if voice == "simple" else known[name][1]
+    text = (texts[name] if fixed else "") if voice == "simple" else known[name].text
     out.append(_parameter(name, *numbers, text=text))
   return tuple(out)
 

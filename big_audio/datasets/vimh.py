@@ -65,11 +65,12 @@ class Source:
           f"{m.where}: {p.name}: (max-min)/step = {(p.max - p.min) / p.step:.4g} is not a whole "
           f"number; {p.count()} classes, the last of them stands for {p.values()[-1]:g}."
         )
-    self._chosen = choose(
-      m.train, m.test, split, validation=validation, seed=seed, where=f"vimh({dir})"
-    )
+    where = f"vimh({dir})"
+    check_split(split, validation, seed, where)
     needed = {"train": FILES[:1], "validation": FILES[:1], "test": FILES[1:]}.get(split, FILES)
     self._parts = {name: open_file(folder, m, name, form) for name in needed}
+    # Behind the files, which hold what the metadata promise or are refused.
+    self._chosen = choose(m.train, m.test, split, validation=validation, seed=seed, where=where)
 
   def __len__(self) -> int:
     return len(self._chosen)
@@ -131,6 +132,18 @@ def example(
   return out
 
 
+def check_split(split: str, validation: float, seed: int, where: str) -> None:
+  """Raises ValueError for arguments that `choose` has no items for."""
+  if not isinstance(split, str) or split not in SPLITS:
+    near = difflib.get_close_matches(str(split), SPLITS)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(f'{where}: no split "{split}".{hint} There are {", ".join(SPLITS)}.')
+  if not isinstance(validation, int | float) or not 0 <= validation < 1:
+    raise ValueError(f"{where}: validation={validation!r}: expected a share in [0, 1).")
+  if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    raise ValueError(f"{where}: seed={seed!r}: expected a whole number of 0 or more.")
+
+
 def choose(
   train: int,
   test: int,
@@ -154,14 +167,9 @@ def choose(
     i64[n], ascending; item k of the file `test` is train + k.
 
   Raises:
-    ValueError: no such split, a share out of range.
+    ValueError: as `check_split`.
   """
-  if split not in SPLITS:
-    near = difflib.get_close_matches(str(split), SPLITS)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise ValueError(f'{where}: no split "{split}".{hint} There are {", ".join(SPLITS)}.')
-  if not 0 <= validation < 1:
-    raise ValueError(f"{where}: validation={validation}: expected a share in [0, 1).")
+  check_split(split, validation, seed, where)
   if split == "all":
     return np.arange(train + test)
   if split == "test":

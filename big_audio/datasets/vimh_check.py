@@ -70,7 +70,7 @@ def check(folder, *, cap: int = 5) -> Report:
 
 def _described(m: Metadata):
   yield f"{m.height} x {m.width} x {m.channels} (H x W x C), {m.train} train, {m.test} test"
-  yield f"{m.voice}: {m.secs:g} s at {m.sr:g} Hz"
+  yield f"{m.voice:.60}: {m.secs:g} s at {m.sr:g} Hz"
   for p in m.parameters:
     note = "" if p.whole else f" (last class at {p.values()[-1]:g}: no whole number of steps)"
     yield f"{p.name}: [{p.min:g}, {p.max:g}] step {p.step:g}, {p.count()} classes{note}"
@@ -82,7 +82,7 @@ def _of_metadata(folder, m, out):
   stated = str(m.raw.get("dataset_name", ""))
   for what, name in (("the folder's name", folder.resolve().name), ("dataset_name", stated)):
     for part, named, found in vimh_name.disagreements(name, m):
-      out.problems.append(f"{m.where}: {part} is {found:g}, by {what} {named:g}.")
+      out.problems.append(f"{m.where}: {part} is {found}, by {what} {named}.")
   total = m.train + m.test
   expected = {
     "format": "VIMH",
@@ -93,7 +93,7 @@ def _of_metadata(folder, m, out):
   for key, value in expected.items():
     if key in m.raw and m.raw[key] != value:
       out.problems.append(
-        f"{m.where}: {key}={m.raw[key]!r:.60}; by the other keys it is {value!r}."
+        f"{m.where}: {key}={vimh_meta.shown(m.raw[key])}; by the other keys it is {value!r}."
       )
   labels = m.raw.get("channel_labels")
   if isinstance(labels, list) and len(labels) != m.channels:
@@ -189,6 +189,12 @@ def _leaks(folder, whole, out, cap):
   if whole["train"].dtype != whole["test"].dtype:
     out.problems.append(f"{folder}: train and test have different layouts.")
     return
+  # Not a fault by itself: sounds may differ where their pictures do not, as in loudness.
+  train, test = (_digests(whole[n]["pixels"]) for n in vimh.FILES)
+  known = set(train)
+  out.facts.append(
+    f"test: {sum(d in known for d in test)} pictures have the pixels of one in train"
+  )
   of = {name: _digests(raw) for name, raw in whole.items()}
   first = {}
   for i, digest in enumerate(of["train"]):

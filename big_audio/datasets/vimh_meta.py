@@ -8,6 +8,7 @@ q of a parameter stands for min + q/255 (max - min); a head that classifies has 
 
 import difflib
 import json
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,12 @@ import numpy as np
 FILE = "vimh_dataset_info.json"
 MAX_BYTES = 2**24  # of the JSON file
 RESERVED = ("image", "spec_scale", "labels", "id")  # other keys of items
-MAX_PIXELS = 2**24  # of one picture: a header may claim anything
+# What is claimed may be anything; these are far beyond what anybody has.
+MAX_PIXELS = 2**24  # of one picture
+MAX_ITEMS = 2**31  # of a file
+MAX_SAMPLES = 2**27  # of a sound
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 2, 6, 3
 
 
 @dataclass(frozen=True)
@@ -172,8 +178,12 @@ def parse(raw: Mapping[str, Any], *, where: str = "metadata") -> Metadata:
       f"{where}: pictures of {height}x{width}x{channels} are beyond {MAX_PIXELS} bytes."
     )
   names = _get(where, raw, "parameter_names", list)
-  if not names or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
-    raise ValueError(f"{where}: parameter_names must hold different names, got {names!r}.")
+  short = all(isinstance(n, str) and len(n) <= 100 for n in names)
+  if not names or not short or len(set(names)) != len(names):
+    raise ValueError(
+      f"{where}: parameter_names must hold different names (100 letters at most), got "
+      f"{shown(names)}."
+    )
   taken = [n for n in names if n in RESERVED or "/" in n or not n or n[0] == "_"]
   if taken:
     raise ValueError(
@@ -190,24 +200,32 @@ def parse(raw: Mapping[str, Any], *, where: str = "metadata") -> Metadata:
   mappings = _get(where, raw, "parameter_mappings", Mapping)
   fixed = raw.get("fixed_parameters", {})
   if not isinstance(fixed, Mapping):
-    raise ValueError(f"{where}: fixed_parameters must be an object, got {fixed!r}.")
+    raise ValueError(f"{where}: fixed_parameters must be an object, got {shown(fixed)}.")
   encoding = raw.get("label_encoding", {})
   if not isinstance(encoding, Mapping):
-    raise ValueError(f"{where}: label_encoding must be an object, got {encoding!r}.")
+    raise ValueError(f"{where}: label_encoding must be an object, got {shown(encoding)}.")
   stated = encoding.get("metadata_bytes")
   if stated not in (None, 3, 6, 14):
-    raise ValueError(f"{where}: label_encoding.metadata_bytes={stated!r}: expected 14, or 3 or 6.")
+    raise ValueError(
+      f"{where}: label_encoding.metadata_bytes={shown(stated)}: expected 14, or 3 or 6."
+    )
+  sr, secs = (_number(where, raw, k) for k in ("sample_rate", "duration"))
+  if not (sr > 0 and secs > 0 and sr * secs <= MAX_SAMPLES):
+    raise ValueError(
+      f"{where}: sample_rate={sr:g} and duration={secs:g}: expected numbers above 0, and no more "
+      f"than {MAX_SAMPLES} samples."
+    )
   return Metadata(
     height=height,
     width=width,
     channels=channels,
     parameters=tuple(_parameter(where, n, mappings) for n in names),
-    fixed={n: _number(f"{where}: fixed_parameters.{n}", v, "value") for n, v in fixed.items()},
-    sr=_number(where, raw, "sample_rate"),
-    secs=_number(where, raw, "duration"),
+    fixed={n: _number(f"{where}: fixed_parameters.{n:.100}", v, "value") for n, v in fixed.items()},
+    sr=sr,
+    secs=secs,
     voice=_get(where, raw, "synth_type", str),
-    train=_whole(where, raw, "train_samples", 0, 2**40),
-    test=_whole(where, raw, "test_samples", 0, 2**40),
+    train=_whole(where, raw, "train_samples", 0, MAX_ITEMS),
+    test=_whole(where, raw, "test_samples", 0, MAX_ITEMS),
     header_bytes=None if stated is None else (14 if stated == 14 else 6),
     raw=raw,
     where=where,
@@ -217,9 +235,8 @@ def parse(raw: Mapping[str, Any], *, where: str = "metadata") -> Metadata:
 def _parameter(where, name, mappings):
   if name not in mappings or not isinstance(mappings[name], Mapping):
     near = difflib.get_close_matches(name, list(mappings)) or list(mappings)[:5]
-    raise ValueError(
-      f"{where}: parameter_mappings has no {name!r}. It has {', '.join(near) or 'nothing'}."
-    )
+    there = ", ".join(n[:100] for n in near) or "nothing"
+    raise ValueError(f"{where}: parameter_mappings has no {name!r}. It has {there}.")
   at = f"{where}: parameter_mappings.{name}"
   lo, hi = (_number(at, mappings[name], k) for k in ("min", "max"))
   if not lo < hi:
@@ -228,7 +245,16 @@ def _parameter(where, name, mappings):
   step = _number(at, mappings[name], "step") if "step" in mappings[name] else (hi - lo) / 16
   if not step > 0 or (hi - lo) / step > 65535:
     raise ValueError(f"{at}: step={step} does not divide [{lo}, {hi}] into classes.")
-  return Parameter(name, lo, hi, step, str(mappings[name].get("description", "")))
+  text = mappings[name].get("description")
+  return Parameter(name, lo, hi, step, text if isinstance(text, str) else "")
+
+
+def shown(value: Any) -> str:
+  """A value of a file in a message: short, whatever it is."""
+  try:
+    return f"{_REPR.repr(value):.120}"
+  except ValueError:  # whole numbers of thousands of digits
+    return f"a huge {type(value).__name__}"
 
 
 def _get(where, raw, key, kind):
@@ -237,22 +263,22 @@ def _get(where, raw, key, kind):
     hint = f" Did {near[0]!r} mean to be it?" if near else ""
     raise ValueError(f"{where}: the key {key!r} is missing.{hint}")
   if not isinstance(raw[key], kind):
-    raise ValueError(f"{where}: {key} must be {kind.__name__}, got {raw[key]!r}.")
+    raise ValueError(f"{where}: {key} must be {kind.__name__}, got {shown(raw[key])}.")
   return raw[key]
 
 
 def _number(where, raw, key):
   if not isinstance(raw, Mapping):
-    raise ValueError(f"{where}: expected an object with {key!r}, got {raw!r}.")
+    raise ValueError(f"{where}: expected an object with {key!r}, got {shown(raw)}.")
   value = _get(where, raw, key, object)
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if not number or not abs(value) <= sys.float_info.max:
-    raise ValueError(f"{where}: {key} must be a finite number, got {value!r:.60}.")
+    raise ValueError(f"{where}: {key} must be a finite number, got {shown(value)}.")
   return float(value)
 
 
 def _whole(where, raw, key, lo, hi):
   value = _get(where, raw, key, object)
   if isinstance(value, bool) or not isinstance(value, int) or not lo <= value <= hi:
-    raise ValueError(f"{where}: {key} must be a whole number in [{lo}, {hi}], got {value!r}.")
+    raise ValueError(f"{where}: {key} must be a whole number in [{lo}, {hi}], got {shown(value)}.")
   return value

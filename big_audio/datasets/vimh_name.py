@@ -4,10 +4,12 @@
     vimh-32x32x1_8000Hz_1p0s_256dss_simple_2p
 
 A point in a number is written p. A folder may have any other name; one that is named so has to
-keep its word.
+keep its word (of the suffixes those that tell planes of envelopes; nothing in a data set tells
+whether it was shuffled).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,10 @@ _FORM = re.compile(
   rf"vimh-(\d+)x(\d+)x(\d+)_{_NUMBER}Hz_{_NUMBER}s_(\d+)dss_(\w+?)_(\d+)p((?:_[A-Za-z0-9]+)*)",
   re.ASCII,
 )
+
+_COURSES = ("temporal", "spectral")
+_PLANES = (*_COURSES, "envelopes", "normalized")
+_PLAIN = {"Gray", "R", "G", "B"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,15 @@ def parse(name: str) -> Name | None:
   return Name(int(h), int(w), int(c), number(sr), number(secs), int(n), voice, int(p), suffixes)
 
 
-def disagreements(name: str, metadata: Metadata) -> list[tuple[str, float, float]]:
+def planes(labels: Sequence[str]) -> str:
+  """The suffix of a data set whose channels are called so, "" without planes of envelopes."""
+  temporal, spectral = (any(n.endswith(f"_{k}_envelope") for n in labels) for k in _COURSES)
+  if not (temporal and spectral):
+    return "temporal" if temporal else "spectral" if spectral else ""
+  return "normalized" if any(n.endswith("_normalized") for n in labels) else "envelopes"
+
+
+def disagreements(name: str, metadata: Metadata) -> list[tuple[str, str, str]]:
   """[(what, by the name, by the metadata)]; empty for a name that is not of this form."""
   name = parse(name)
   if name is None:
@@ -73,7 +87,16 @@ def disagreements(name: str, metadata: Metadata) -> list[tuple[str, float, float
     ("duration", name.secs, m.secs),
     ("number of items", name.items, m.train + m.test),
   ]
-  return [p for p in pairs if p[1] != p[2]]
+  out = [(what, f"{a:g}", f"{b:g}") for what, a, b in pairs if a != b]
+  if name.voice != m.voice:
+    out.append(("voice", name.voice, f"{m.voice:.60}"))
+  labels = m.raw.get("channel_labels")
+  if isinstance(labels, list) and all(isinstance(n, str) for n in labels):
+    named = "_".join(s for s in name.suffixes if s in _PLANES)
+    # Labels that are called otherwise tell nothing.
+    if (stated := planes(labels)) != named and (stated or set(labels) <= _PLAIN):
+      out.append(("kind of planes", named or "plain", stated or "plain"))
+  return out
 
 
 def check(folder: Path, metadata: Metadata) -> None:
@@ -84,6 +107,6 @@ def check(folder: Path, metadata: Metadata) -> None:
   """
   for what, named, stated in disagreements(folder.resolve().name, metadata):
     raise ValueError(
-      f"{folder}: by its name the {what} is {named:g}, by {metadata.where} {stated:g}. Rename the "
+      f"{folder}: by its name the {what} is {named}, by {metadata.where} {stated}. Rename the "
       "folder, or find the file that belongs to it."
     )

@@ -3,8 +3,9 @@
 A dict: data u8[n,HWC], planes as in the records; vimh_labels, a list of [N, id, value, id, ...];
 scale_factors f32[n,2]; height, width, channels, image_size. A pickle is a program, and loading one
 runs what its author chose. Here it is not run: its instructions are read one by one, and those that
-do not describe containers, numbers, strings or arrays of numbers are refused. No number in a file
-is given memory that the file does not fill.
+do not describe containers, numbers, strings or arrays of numbers are refused. Sizes that a file
+claims get no memory: arrays are views of its bytes, and the records are made when it is known that
+it has all of them.
 """
 
 import math
@@ -22,6 +23,7 @@ LABELS = ("vimh_labels", "labels", "multihead_labels", "cifar100mh_labels")
 _DTYPES = frozenset(
   [sign + size for sign in ("i", "u") for size in "1248"] + ["f2", "f4", "f8", "b1"]
 )
+_AXES = 4  # of arrays, at most
 _DAMAGE = (ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError)
 
 
@@ -170,7 +172,8 @@ def _expect(value, kind):
 
 
 def _named(module, name):
-  found = _NAMES.get((_expect(module, str).replace("numpy.core.", "numpy._core."), name))
+  module = _expect(module, str).replace("numpy.core.", "numpy._core.")
+  found = _NAMES.get((module, _expect(name, str)))
   if found is None:
     raise _RefusedError(
       f"the pickle wants to call {f'{module}.{name}'[:80]!a}. Data need numpy arrays and builtin "
@@ -183,13 +186,13 @@ class _DType:
   """Stands for a numpy dtype: a kind and a byte order, no fields, no objects."""
 
   def __init__(self, code, align=False, copy=False):
-    if code not in _DTYPES:
+    if _expect(code, str) not in _DTYPES:
       known = ", ".join(sorted(_DTYPES))
-      raise _RefusedError(f"an array of {_expect(code, str)[:20]!a}; expected one of {known}.")
+      raise _RefusedError(f"an array of {code[:20]!a}; expected one of {known}.")
     self.code, self.order = code, "<"
 
   def build(self, version, order, *fields):
-    if order not in ("<", ">", "|", "=") or any(x is not None for x in fields[:3]):
+    if _expect(order, str) not in ("<", ">", "|", "=") or any(x is not None for x in fields[:3]):
       raise _RefusedError("an array of a compound type; expected one of numbers.")
     self.order = order
 
@@ -208,8 +211,9 @@ class _Array:
 
   def numpy(self):
     flat = np.frombuffer(_expect(self.data, bytes | bytearray), _expect(self.dtype, _DType).numpy())
-    shape = [_expect(d, int) for d in _expect(self.shape, tuple)]
-    if min(shape, default=0) < 0 or math.prod(shape) != flat.size:
+    shape = _expect(self.shape, tuple)[: _AXES + 1]
+    sane = len(shape) <= _AXES and all(0 <= _expect(d, int) < 2**48 for d in shape)
+    if not sane or math.prod(shape) != flat.size:  # numbers without bounds multiply for hours
       raise ValueError(f"an array of {flat.size} numbers claims another shape")
     return flat.reshape(shape, order=self.order)
 
@@ -252,20 +256,10 @@ _NAMES = {
 
 
 def _content(found):
-  """The dict of the file, its arrays made numpy's, and those that are an item's labels lists."""
+  """The dict of the file, its arrays made numpy's; those within lists wait, see `_labels`."""
   if not isinstance(found, dict):
     raise _RefusedError(f"expected a dict with data and vimh_labels, got {_kind(found)}.")
-
-  def plain(value):
-    if isinstance(value, _Array):
-      return value.numpy()
-    if isinstance(value, list):
-      # Many may be one and the same large array: only as many bytes as labels can have.
-      small = lambda v: isinstance(v, _Array) and len(v.data) <= 8 * 511
-      return [v.numpy().tolist() if small(v) else v for v in value]
-    return value
-
-  return {k: plain(v) for k, v in found.items()}
+  return {k: v.numpy() if isinstance(v, _Array) else v for k, v in found.items()}
 
 
 def _records(content, m, count, where):
@@ -309,19 +303,30 @@ def _records(content, m, count, where):
 
 
 def _labels(rows, key, count, width, m, where):
-  """u8[n,1+2P] of a list of lists or an array."""
-  if isinstance(rows, np.ndarray) and rows.shape == (count, width):
-    rows = rows.tolist()
-  if not isinstance(rows, list) or len(rows) != count:
+  """u8[n,1+2P] of a list of lists or arrays, or of an array."""
+  several = isinstance(rows, list) or (isinstance(rows, np.ndarray) and rows.ndim > 0)
+  if not several or len(rows) != count:
     raise ValueError(f"{where}: {key} must be a list of {count} items, got {_kind(rows)}.")
+  out = np.zeros((count, width), np.uint8)
+  # One by one: all may be the same large array, which is not to be copied for each.
   for i, row in enumerate(rows):
-    byte = lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255
-    if not isinstance(row, list | tuple) or len(row) != width or not all(map(byte, row)):
+    if isinstance(row, _Array) and row.shape == (width,):
+      row = row.numpy()
+    if not _bytes(row, width):
       raise ValueError(
         f"{where}: {key} of item {i} must be {width} bytes, [N, id, value, ...] of "
         f"{', '.join(m.names)}; got {_kind(row)}."
       )
-  return np.array(rows, np.uint8).reshape(count, width)
+    out[i] = row
+  return out
+
+
+def _bytes(row, width):
+  if isinstance(row, np.ndarray):
+    whole = row.shape == (width,) and row.dtype.kind in "iu"
+    return whole and row.min() >= 0 and row.max() <= 255
+  byte = lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255
+  return isinstance(row, list | tuple) and len(row) == width and all(map(byte, row))
 
 
 def _kind(value):

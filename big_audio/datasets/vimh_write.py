@@ -17,8 +17,6 @@ from big_audio.datasets import vimh_meta, vimh_name, vimh_pickle
 from big_audio.datasets.vimh_meta import Metadata, Parameter
 from big_audio.datasets.vimh_records import LAYOUTS, Records, record_dtype
 
-__all__ = ["metadata_json", "record_dtype", "to_records", "write_folder"]
-
 _ENCODING = {
   "format": "[height] [width] [channels] [spec_min] [spec_max] [N] [param1_id] [param1_val] "
   "[param2_id] [param2_val] ...",

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,19 +24,38 @@ PARTIALS = 128  # most harmonics of "additive"
 LOWEST_HZ = 20.0  # of "pluck": it bounds the string's period
 
 
+class Control(NamedTuple):
+  """A parameter of a voice.
+
+  Attributes:
+    default: its value where none is given.
+    low, high: what makes sense; `render` takes other values too.
+    text: what it is.
+    whole: whether it is a whole number that picks something, and cannot be a label.
+  """
+
+  default: float
+  low: float
+  high: float
+  text: str
+  whole: bool = False
+
+
 @dataclass(frozen=True)
 class Voice:
   """A kind of sound.
 
   Attributes:
     fn: (parameters {name: f[B] or number}, like f[B], sr, total samples, samples) -> f[B,samples].
-    parameters: {name: (default, description)}.
+    parameters: {name: Control}.
     text: one line about it.
+    lowest_hz: notes below have no sound.
   """
 
   fn: Callable[..., Array]
-  parameters: Mapping[str, tuple[float, str]]
+  parameters: Mapping[str, Control]
   text: str
+  lowest_hz: float = 0.0
 
 
 def render(
@@ -80,7 +99,7 @@ def render(
   if isinstance(first, np.ndarray):
     first = first.astype(np.float64)
     values = {k: np.asarray(v, np.float64) if k in arrays else v for k, v in values.items()}
-  parameters = {name: default for name, (default, _) in known.items()} | dict(values)
+  parameters = {name: control.default for name, control in known.items()} | dict(values)
   return VOICES[voice].fn(parameters, first, sr, total, samples)
 
 
@@ -225,9 +244,11 @@ def _all(value, number):
 
 
 _NOTE = {
-  "note_number": (69.0, "MIDI note, 69 is 440 Hz"),
-  "note_velocity": (100.0, "MIDI velocity, amplitude = velocity / 127"),
-  "log10_decay_time": (-0.301, "log10 of the seconds in which the sound falls to 1/e"),
+  "note_number": Control(69.0, 0.0, 127.0, "MIDI note, 69 is 440 Hz"),
+  "note_velocity": Control(100.0, 0.0, 127.0, "MIDI velocity, amplitude = velocity / 127"),
+  "log10_decay_time": Control(
+    -0.301, -4.0, 2.0, "log10 of the seconds in which the sound falls to 1/e"
+  ),
 }
 
 VOICES: dict[str, Voice] = {
@@ -235,14 +256,16 @@ VOICES: dict[str, Voice] = {
     _simple,
     _NOTE
     | {
-      "filter_enabled": (0.0, "1 puts the Moog filter in"),
-      "filter_cutoff": (1000.0, "cutoff of the filter, Hz"),
-      "filter_resonance": (0.0, "feedback of the filter, 0 to 0.99"),
-      "filter_env_attack": (0.01, "cutoff envelope: attack, s"),
-      "filter_env_decay": (0.1, "cutoff envelope: decay, s"),
-      "filter_env_sustain": (0.3, "cutoff envelope: sustain level, 0 to 1"),
-      "filter_env_release": (0.2, "cutoff envelope: release, s"),
-      "filter_env_amount": (0.0, "octaves by which the envelope lifts the cutoff"),
+      "filter_enabled": Control(0.0, 0.0, 1.0, "1 puts the Moog filter in", whole=True),
+      "filter_cutoff": Control(1000.0, 1.0, 1e5, "cutoff of the filter, Hz"),
+      "filter_resonance": Control(0.0, 0.0, 0.99, "feedback of the filter, 0 to 0.99"),
+      "filter_env_attack": Control(0.01, 0.0, 60.0, "cutoff envelope: attack, s"),
+      "filter_env_decay": Control(0.1, 0.0, 60.0, "cutoff envelope: decay, s"),
+      "filter_env_sustain": Control(0.3, 0.0, 1.0, "cutoff envelope: sustain level, 0 to 1"),
+      "filter_env_release": Control(0.2, 0.0, 60.0, "cutoff envelope: release, s"),
+      "filter_env_amount": Control(
+        0.0, -10.0, 10.0, "octaves by which the envelope lifts the cutoff"
+      ),
     },
     "a plain sawtooth through a Moog filter (SimpleSawSynth of NSMT)",
   ),
@@ -250,9 +273,11 @@ VOICES: dict[str, Voice] = {
     _fm,
     _NOTE
     | {
-      "fm_ratio": (2.0, "modulator by carrier frequency"),
-      "fm_index": (2.0, "modulation index at the start, radians"),
-      "log10_index_decay_time": (-0.301, "log10 of the seconds in which the index falls to 1/e"),
+      "fm_ratio": Control(2.0, 0.0, 64.0, "modulator by carrier frequency"),
+      "fm_index": Control(2.0, 0.0, 100.0, "modulation index at the start, radians"),
+      "log10_index_decay_time": Control(
+        -0.301, -4.0, 2.0, "log10 of the seconds in which the index falls to 1/e"
+      ),
     },
     "two-operator FM",
   ),
@@ -260,8 +285,12 @@ VOICES: dict[str, Voice] = {
     _additive,
     _NOTE
     | {
-      "rolloff_db": (6.0, "fall of the harmonics in dB an octave; 6 is a sawtooth's"),
-      "even_level": (1.0, "level of even harmonics, 0 to 1; 0 leaves the odd ones"),
+      "rolloff_db": Control(
+        6.0, -24.0, 96.0, "fall of the harmonics in dB an octave; 6 is a sawtooth's"
+      ),
+      "even_level": Control(
+        1.0, 0.0, 1.0, "level of even harmonics, 0 to 1; 0 leaves the odd ones"
+      ),
     },
     "sum of harmonics below the Nyquist frequency",
   ),
@@ -269,9 +298,12 @@ VOICES: dict[str, Voice] = {
     _pluck,
     _NOTE
     | {
-      "brightness": (0.5, "0 plucks softly, 1 with plain noise"),
-      "excitation_seed": (0.0, "whole number that picks the noise of the pluck"),
+      "brightness": Control(0.5, 0.0, 1.0, "0 plucks softly, 1 with plain noise"),
+      "excitation_seed": Control(
+        0.0, 0.0, 2.0**32 - 1, "whole number that picks the noise of the pluck", whole=True
+      ),
     },
     "plucked string (Karplus-Strong)",
+    LOWEST_HZ,
   ),
 }

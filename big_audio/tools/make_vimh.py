@@ -10,10 +10,10 @@ train, validation and test for the source `arrayrecord`; nothing is overwritten.
 """
 
 import argparse
-import importlib
 import sys
 
 from big_audio.datasets import vimh_check, vimh_convert
+from big_audio.tools import vimh_generate
 
 
 def check(flags: argparse.Namespace) -> int:
@@ -61,19 +61,16 @@ def _above(least, kind):
   return read
 
 
-def parser(command: str | None = None) -> argparse.ArgumentParser:
-  """The command line; the flags of `generate` are there if `command` is it."""
+def parser() -> argparse.ArgumentParser:
+  """The command line."""
   p = argparse.ArgumentParser(
     prog="python -m big_audio.tools.make_vimh", description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
   sub = p.add_subparsers(dest="command", required=True, metavar="generate|check|convert")
   g = sub.add_parser("generate", help="synthesise a data set")
-  if command == "generate":
-    # The synthesiser needs jax, the other commands do not.
-    module = importlib.import_module("big_audio.tools.vimh_generate")
-    module.add_flags(g)
-    g.set_defaults(run=module.run)
+  vimh_generate.add_flags(g)
+  g.set_defaults(run=vimh_generate.run)
   c = sub.add_parser("check", help="what data sets are, and what is wrong with them")
   c.add_argument("folders", metavar="DIR", nargs="+")
   c.add_argument("--cap", type=_above(1, int), default=5,
@@ -96,8 +93,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv=()) -> int:
   """The command line; what a user can mend ends it with one message."""
-  argv = list(argv)
-  flags = parser(argv[0] if argv else None).parse_args(argv)
+  flags = parser().parse_args(list(argv))
   try:
     return flags.run(flags)
   except KeyboardInterrupt:

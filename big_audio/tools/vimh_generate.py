@@ -25,12 +25,25 @@ from typing import Any
 
 import numpy as np
 
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
+
 from big_audio import clock
-from big_audio.datasets import synth_render, synth_sampling, synths, vimh_write
+from big_audio.datasets import (
+  synth_render,
+  synth_sampling,
+  synths,
+  vimh_meta,
+  vimh_records,
+  vimh_write,
+)
 from big_audio.dsp.voices import VOICES
 
 _OVERRIDES = ("size", "seed", "height", "width", "channels", "sr", "secs", "pre_emphasis",
               "shuffle", "sampling", "jitter")  # fmt: skip
+_AGAIN = "remove this folder and give the command again"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +100,7 @@ def listing() -> str:
                  f"{r.secs:g} s at {r.sr} Hz, {r.size} items")  # fmt: skip
     for p in r.parameters:
       span = f"{p.min:g}" if p.min == p.max else f"{p.min:g} to {p.max:g} by {p.step:g}"
-      lines.append(f"  {p.name:<24} {span:<24} {VOICES[r.voice].parameters[p.name][1]}")
+      lines.append(f"  {p.name:<24} {span:<24} {VOICES[r.voice].parameters[p.name].text}")
   return "\n".join(lines)
 
 
@@ -100,13 +113,13 @@ def recipe(flags: argparse.Namespace) -> synths.Recipe:
       given[key] = True
   given["parameters"] = {k: _numbers(k, v) for k, v in _pairs("--set", flags.set)}
   given["spectrogram"] = {k: _value(v) for k, v in _pairs("--spectrogram", flags.spectrogram)}
-  made = synths.build(flags.config_name, **given)
-  if made.sampling == "grid" and flags.size is None:
-    size = synth_sampling.grid_size(made.varying)
+  if flags.sampling == "grid" and flags.size is None:
+    plain = {k: v for k, v in given.items() if k not in ("sampling", "jitter")}
+    size = synth_sampling.grid_size(synths.build(flags.config_name, **plain).varying)
     if size > 10**6:
       raise ValueError(f"generate: the grid has {size} combinations. Say how many with --size.")
-    made = synths.build(flags.config_name, **given, size=size)
-  return made
+    given["size"] = size
+  return synths.build(flags.config_name, **given)
 
 
 def generate(
@@ -114,47 +127,104 @@ def generate(
 ) -> Path:
   """Writes a recipe's data set below `output_dir`; returns its folder.
 
-  Blocks of items go to a temporary file beside it, and a journal says which are there.
+  Blocks of items go to a temporary folder beside it, and a journal there says which are done.
 
   Args:
     jobs: processes, default one for each processor; the bytes do not depend on it.
 
   Raises:
-    ValueError: the folder holds a data set, or one of other arguments was begun in its place.
+    ValueError: the folder is in use, one of other arguments was begun in its place, or it does not
+      fit on the disk.
   """
   if jobs is not None and jobs < 1:
     raise ValueError(f"generate: --jobs {jobs}: expected 1 or more.")
   raw = recipe.metadata_json(pickle)
   target = Path(output_dir).expanduser() / raw["dataset_name"]
-  vimh_write.vacate(target)
+  dtype = vimh_records.record_dtype(recipe.metadata())
   work = target.with_name(f".{target.name}.partial")
-  _claim(work, {**dataclasses.asdict(recipe), "block": synth_render.BLOCK})
-  dtype = vimh_write.record_dtype(recipe.metadata())
-  with _journal(work / "done") as (done, note), _store(work / "records", dtype) as store:
-    todo = [(start, v) for start, v in synth_render.blocks(recipe) if start not in done]
+  _vacant(target)
+  _fits(recipe, work, dtype, pickle)
+  work.mkdir(parents=True, exist_ok=True)
+  with _journal(work / "done") as journal:
+    try:
+      _vacant(target)  # another process may have been at it until now
+      _claim(work, _arguments(recipe), journal)
+      _render(recipe, work, dtype, journal, jobs or processors())
+      _finish(recipe, work, target, dtype, raw, pickle)
+    except Exception:
+      if not journal.done:  # nothing is lost, and nothing is in the way of the right command
+        shutil.rmtree(work, ignore_errors=True)
+      raise
+  shutil.rmtree(work)
+  return target
+
+
+def processors() -> int:
+  """How many this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _vacant(target):
+  vimh_write.vacate(target)
+  if target.exists() and not target.is_dir():
+    raise ValueError(f"{target} is a file. Name another --output-dir, or remove it first.")
+  if target.is_dir() and (there := sorted(p.name for p in target.iterdir())):
+    raise ValueError(
+      f"{target} holds {', '.join(there[:4])}. Name another --output-dir, or remove it first."
+    )
+
+
+def _fits(recipe, work, dtype, pickle):
+  where = f"generate: --size {recipe.size}"
+  synth_render.check_memory(where, synth_render.drawn_bytes(recipe))
+  # The blocks, the files made of them, and their twins.
+  needed = recipe.size * dtype.itemsize * (3 if pickle else 2)
+  if (records := work / "records").exists():
+    needed -= records.stat().st_size
+  above = next(p for p in work.absolute().parents if p.exists())
+  if needed > (free := shutil.disk_usage(above).free):
+    raise ValueError(
+      f"{where}: {needed / 1e9:.1f} GB are needed below {above}, and {free / 1e9:.1f} GB are free."
+    )
+
+
+def _render(recipe, work, dtype, journal, jobs):
+  """Makes the blocks that are not there yet."""
+  with _store(work / "records", dtype) as (store, stored):
+    # The journal may have outlived what it tells of, after a crash of the machine or a full disk.
+    blocks = list(synth_render.blocks(recipe))
+    journal.keep({start for start, v in blocks if start + len(v) <= stored} & journal.done)
+    todo = [(start, v) for start, v in blocks if start not in journal.done]
     progress = clock.Progress(recipe.size)
     ready = recipe.size - sum(len(v) for _, v in todo)
     if ready:
       progress.message(f"{ready} of {recipe.size} items are there already")
     progress.phase("generate", ready, recipe.size)
     try:
-      for start, records in _made(recipe, todo, jobs or os.cpu_count() or 1):
+      for start, records in _made(recipe, todo, jobs):
         store(start, records)
-        note(start)
+        journal.note(start)
         ready += len(records)
         progress.phase("generate", ready, recipe.size)
     finally:
       progress.close()
+
+
+def _finish(recipe, work, target, dtype, raw, pickle):
+  """Makes the folder of the blocks."""
   whole = np.memmap(work / "records", dtype, "r", shape=(recipe.size,))
   complete = work / target.name
   shutil.rmtree(complete, ignore_errors=True)
   train = raw["train_samples"]
-  vimh_write.write_folder(complete, raw, whole[:train], whole[train:], pickle)
+  try:
+    vimh_write.write_folder(complete, raw, whole[:train], whole[train:], pickle)
+  except ValueError as e:
+    raise ValueError(f"{e} Blocks in {work} are damaged: {_AGAIN}.") from None
   if target.exists():
     target.rmdir()  # empty: looked at above
   complete.rename(target)
-  shutil.rmtree(work)
-  return target
 
 
 def _made(recipe, todo, jobs) -> Iterator[tuple[int, np.ndarray]]:
@@ -192,46 +262,99 @@ def _end_with_parent() -> None:
   threading.Thread(target=watch, daemon=True).start()
 
 
-def _claim(work, arguments):
-  """Makes the temporary folder, or checks that it was begun with the same arguments."""
-  arguments = json.loads(json.dumps(arguments))
+def _arguments(recipe):
+  """{name: value} of all that the bytes of the blocks depend on."""
+  out = json.loads(json.dumps(dataclasses.asdict(recipe))) | {"block": synth_render.BLOCK}
+  parameters = out.pop("parameters")
+  out["parameters"] = [p["name"] for p in parameters]  # they are drawn in this order
+  for p in parameters:
+    out[p["name"]] = [p["min"], p["max"], p["step"]]
+  spectrogram = out.pop("spectrogram")
+  return out | {f"spectrogram {k}": v for k, v in spectrogram.items()}
+
+
+def _claim(work, arguments, journal):
+  """Writes what the temporary folder is for, or checks that it was begun for the same."""
   path = work / "arguments.json"
-  if not path.exists():
-    work.mkdir(parents=True, exist_ok=True)
+  if not journal.done or not path.exists():
+    journal.keep(set())
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(arguments))
     temporary.rename(path)
     return
-  begun = json.loads(path.read_text())
-  if begun != arguments:
-    keys = [k for k in {**begun, **arguments} if begun.get(k) != arguments.get(k)]
+  try:
+    begun = json.loads(path.read_bytes())
+    if not isinstance(begun, dict):
+      raise ValueError("no object")
+  except (ValueError, RecursionError):
+    raise ValueError(f"{path} is damaged: {_AGAIN} ({work}).") from None
+  keys = [k for k in {**begun, **arguments} if begun.get(k) != arguments.get(k)]
+  if keys:
+    shown = [f"{k}: {_shown(begun.get(k))}, now {_shown(arguments.get(k))}" for k in keys[:4]]
+    more = [f"{len(keys) - 4} more"] * (len(keys) > 4)
     raise ValueError(
-      f"{work}: a data set was begun here with other arguments ({', '.join(keys)} differ"
-      f"{'s' * (len(keys) == 1)}: {begun.get(keys[0])!r}, now {arguments.get(keys[0])!r}). Repeat "
+      f"{work}: a data set was begun here with other arguments ({'; '.join(shown + more)}). Repeat "
       "that command, remove this folder, or choose another --output-dir."
     )
 
 
+def _shown(value):
+  return "not there" if value is None else vimh_meta.shown(value)
+
+
+class _Journal:
+  """First items of the blocks that are complete, a line each.
+
+  Attributes:
+    done: the set of them.
+  """
+
+  def __init__(self, file):
+    self._file = file
+    file.seek(0)
+    *lines, rest = file.read().split(b"\n")
+    # What follows the last line break was not written to its end.
+    self.done = {int(line) for line in lines if line.isdigit() and len(line) < 12}
+    if rest:  # it must not run into the next one
+      self._write(b"x\n")
+
+  def note(self, start: int) -> None:
+    """Adds a block."""
+    self._write(b"%d\n" % start)
+    self.done.add(start)
+
+  def keep(self, done: set[int]) -> None:
+    """Forgets the others."""
+    if done != self.done:
+      self._file.truncate(0)
+      self._write(b"".join(b"%d\n" % start for start in sorted(done)))
+      self.done = done
+
+  def _write(self, data):
+    self._file.write(data)
+    self._file.flush()
+
+
 @contextlib.contextmanager
 def _journal(path):
-  """({first items of complete blocks}, function that adds one)."""
-  lines = path.read_text().split("\n") if path.exists() else [""]
-  # What follows the last line break was not written to its end.
-  done = {int(line) for line in lines[:-1] if line.isdigit()}
-  with path.open("a") as f:
-    if lines[-1]:  # it must not run into the next one
-      f.write("x\n")
-
-    def note(start):
-      f.write(f"{start}\n")
-      f.flush()
-
-    yield done, note
+  """A `_Journal` that no other process has open."""
+  with path.open("a+b") as f:
+    if fcntl is not None:
+      try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(
+          f"{path.parent}: another process is generating this data set. Let it end."
+        ) from None
+    yield _Journal(f)
 
 
 @contextlib.contextmanager
 def _store(path, dtype):
-  """Function that puts records at their place in a file, on the disk when it returns."""
+  """Function that puts records at their place in a file, and how many are in the file now.
+
+  They are on the disk when it returns.
+  """
   path.touch()
   with path.open("r+b") as f:
 
@@ -241,7 +364,7 @@ def _store(path, dtype):
       f.flush()
       os.fsync(f.fileno())
 
-    yield store
+    yield store, path.stat().st_size // dtype.itemsize
 
 
 def _pairs(flag, texts) -> list[tuple[str, str]]:

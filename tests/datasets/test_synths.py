@@ -78,28 +78,87 @@ def test_grid_is_row_major_and_whole():
   assert mixed.tolist() != got.tolist() and sorted(mixed.tolist()) == sorted(got.tolist())
 
 
-def test_grid_with_jitter_stays_within_half_steps_and_the_range():
-  step, centres = np.array([0.5, 1.0]), synth_sampling.draw(P[:2], 12, 0, "grid")
-  got = synth_sampling.draw(P[:2], 36, 0, "grid", jitter=0.8)
-  off = (got - np.tile(centres, (3, 1))) / step
-  assert 0.38 < np.abs(off).max() <= 0.4 and len(np.unique(got[:, 0])) > 20
-  assert (got >= [0, 10]).all() and (got <= [1, 13]).all()
-  labels = [p.to_class(p.encode(got[:, i])) for i, p in enumerate(P[:2])]
-  np.testing.assert_array_equal(labels[1].reshape(3, 3, 4), np.broadcast_to(range(4), (3, 3, 4)))
-  with pytest.raises(ValueError, match="12 combinations, and 13 items"):
-    synth_sampling.draw(P[:2], 13, 0, "grid")
+def cells_of(values, parameters=P):
+  at = [np.round((values[:, i] - p.min) / p.step).astype(int) for i, p in enumerate(parameters)]
+  return np.stack(at, axis=1)
 
 
-def test_a_part_of_a_grid_is_spread_over_it_and_never_twice():
-  got = synth_sampling.draw(P, 100, 0, "grid")
-  cells = np.round((got - [p.min for p in P]) / [p.step for p in P]).astype(int)
-  at = np.ravel_multi_index(tuple(cells.T), (3, 4, 21))
+def test_jitter_is_uniform_in_the_part_of_a_step_that_lies_in_the_range():
+  parameters = P[:2]  # of 3 and 4 classes
+  got = synth_sampling.draw(parameters, 12_000, 0, "grid", jitter=0.8)
+  for i, (p, at) in enumerate(zip(parameters, cells_of(got, parameters).T, strict=True)):
+    for k, centre in enumerate(p.values()):
+      mine = got[at == k, i]
+      lo, hi = max(centre - 0.4 * p.step, p.min), min(centre + 0.4 * p.step, p.max)
+      assert lo <= mine.min() and mine.max() <= hi
+      counts = np.histogram(mine, 8, (lo, hi))[0]
+      assert np.abs(counts / len(mine) * 8 - 1).max() < 0.2  # nothing is heaped up at the ends
+      assert np.mean(mine == mine[0]) < 0.01
+  np.testing.assert_array_equal(
+    cells_of(synth_sampling.draw(parameters, 12, 0, "grid", jitter=0.8), parameters),
+    cells_of(synth_sampling.draw(parameters, 12, 0, "grid"), parameters),
+  )
+
+
+@pytest.mark.parametrize("size", [13, 14, 17, 25, 100])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_combinations_that_come_again_are_in_train_or_in_test(size, shuffle):
+  got = synth_sampling.draw(P[:2], size, 3, "grid", jitter=1.0, shuffle=shuffle)
+  cells = [tuple(c) for c in cells_of(got, P[:2])]
+  train = synth_sampling.train_items(size)
+  assert not set(cells[:train]) & set(cells[train:]) and len(set(cells)) == 12
+  counts = [cells.count(c) for c in set(cells)]
+  assert max(counts) - min(counts) <= 1 + size / 12 / 2
+  assert (cells == sorted(cells)) != shuffle
+  np.testing.assert_array_equal(
+    got, synth_sampling.draw(P[:2], size, 3, "grid", jitter=1.0, shuffle=shuffle)
+  )
+
+
+def test_a_repeated_grid_has_no_items_of_train_in_test():
+  recipe = synths.build("simple_saw", sampling="grid", jitter=1, size=600)
+  records, cut = synth_render.records(recipe), synth_sampling.train_items(600)
+  labels = [bytes(r) for r in records["labels"]["value"]]
+  assert recipe.shuffled and not set(labels[:cut]) & set(labels[cut:])
+  assert len(set(labels)) > 590
+
+
+def test_grids_whose_items_would_be_copies_are_refused():
+  for parameters, size, jitter, match in (
+    (P[:2], 13, 0.0, "12 combinations, and 13 items .* size=12 or less"),
+    (P[:2], 13, 1e-3, "jitter=0.001 is too small"),
+    (P[:2], 120, 0.03, "makes 11 different items of each"),
+    ((Parameter("a", 0.0, 1.0, 1e-3),), 10, 0.0, "1001 classes, .* a step of 0.003937 or more"),
+    ((Parameter("a", 0.0, 1.0, 1 / 255),), 10, 1.0, "256 classes"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      synth_sampling.draw(parameters, size, 0, "grid", jitter=jitter)
+    synth_sampling.draw((Parameter("a", 0.0, 1.0, 1 / 254),), 255, 0, "grid")
+  with pytest.raises(ValueError, match="synth 'simple_saw': the grid has 72 combinations"):
+    synths.build("simple_saw", sampling="grid")
+
+
+@pytest.mark.parametrize("size", [2, 30, 100, 200, 251])
+def test_a_part_of_a_grid_is_spread_over_it_and_never_twice(size):
+  got = synth_sampling.draw(P, size, 0, "grid")
+  cells = cells_of(got)
   np.testing.assert_allclose(got, np.array([p.min for p in P]) + cells * [p.step for p in P])
+  at = np.ravel_multi_index(tuple(cells.T), (3, 4, 21))
   assert (np.diff(at) > 0).all()
-  edges = np.arange(101) * 252 // 100  # one in each hundredth of the grid
-  assert (edges[:-1] <= at).all() and (at < edges[1:]).all()
-  np.testing.assert_array_equal(got, synth_sampling.draw(P, 100, 0, "grid"))
-  assert (got != synth_sampling.draw(P, 100, 1, "grid")).any()
+  for i, p in enumerate(P):
+    counts = np.bincount(cells[:, i], minlength=p.count())
+    assert np.abs(counts - size / p.count()).max() < 2 + 0.06 * size / p.count()
+  np.testing.assert_array_equal(got, synth_sampling.draw(P, size, 0, "grid"))
+  assert (got != synth_sampling.draw(P, size, 1, "grid")).any()
+
+
+def test_a_part_of_a_huge_grid():
+  parameters = [Parameter(f"p{i}", 0.0, 1.0, 1 / 16) for i in range(20)]  # 4e24 combinations
+  got = synth_sampling.draw(parameters, 340, 0, "grid", jitter=0.5)
+  cells = cells_of(got, parameters)
+  assert len(np.unique(cells, axis=0)) == 340
+  for at in cells.T:  # 20 of each on average; independent draws would be 4.3 off
+    assert np.std(np.bincount(at, minlength=17)) < 2
 
 
 def test_sobol_is_even_and_seeded():
@@ -120,6 +179,18 @@ def test_sampling_refuses():
     synth_sampling.draw(P, 4, 0, "sobol", jitter=0.5)
   with pytest.raises(ValueError, match="jitter=2"):
     synth_sampling.draw(P, 4, 0, "grid", jitter=2)
+
+
+def test_methods_do_not_share_their_random_numbers():
+  """Equal seeds of two methods: the shift of one is not the jitter of another."""
+  sobol = synth_sampling.draw(P, 4, 0, "sobol")
+  rng = np.random.default_rng([0, synth_sampling.METHODS.index("sobol")])
+  shift = rng.integers(2**30, size=3)
+  unit = (shift + 0.5) / 2**30  # the sequence starts with 0
+  np.testing.assert_allclose(sobol[0], [p.min + u * (p.max - p.min) for p, u in zip(P, unit)])
+  grid = synth_sampling.draw(P[:2], 12, 0, "grid", shuffle=True)
+  order = np.random.default_rng([0, synth_sampling.METHODS.index("grid")]).permutation(12)
+  np.testing.assert_array_equal(grid, synth_sampling.draw(P[:2], 12, 0, "grid")[order])
 
 
 @pytest.mark.parametrize("name", synths.RECIPES)
@@ -191,6 +262,39 @@ def test_refusals_name_place_and_fix():
     (dict(parameters=dict(note_velocity=(1, 128))), r"range in \[0,127\]"),
     (dict(parameters=dict(note_velocity="loud")), "expected a number"),
     (dict(parameters=dict(note_velocity=1, log10_decay_time=0)), "no parameter varies"),
+    (dict(parameters=dict(log10_decay_time=(-5, 0))), r"range in \[-4,2\], got \[-5, 0\]"),
+    (dict(parameters=dict(log10_decay_time=(0, 300))), r"range in \[-4,2\]"),
+    (dict(parameters=dict(note_number=128)), r"range in \[0,127\]"),
+    (dict(parameters=dict(filter_resonance=1.5)), "feedback of the filter"),
+    (dict(parameters=dict(filter_env_attack=-1)), r"filter_env_attack \(.*range in \[0,60\]"),
+    (dict(parameters=dict(filter_enabled=(0, 1))), "expected one whole number for all items"),
+    (dict(parameters=dict(filter_enabled=0.5)), "expected one whole number for all items"),
+    (dict(parameters=dict(note_number=(100, 120))), "voice 'simple' has .* below sr/2 = 4000 Hz"),
+    (dict(parameters=[1, 2]), r"parameters=\[1, 2\]: expected \{name"),
+    (dict(parameters=None), "parameters=None: expected"),
+    (dict(spectrogram=5), "spectrogram=5: expected"),
+    (dict(spectrogram=None), "spectrogram=None: expected"),
+    (dict(spectrogram=dict(type="mel", freq_min="x")), "freq_min='x': expected a number"),
+    (dict(spectrogram=dict(freq_max_ratio=None)), "freq_max_ratio=None: expected a number"),
+    (dict(spectrogram=dict(n_fft=2**40)), "n_fft=1099511627776: expected 65536 or less"),
+    (dict(spectrogram=dict(hop=10**300)), "hop=10{19}: expected 65536 or less"),
+    (dict(name="x"), "no 'name'. Nearest"),
+    (dict(spectrogram=dict(type="mel"), height=500), "500 mel bands of n_fft=80: too many"),
+    (dict(pre_emphasis="a"), "pre_emphasis='a'"),
+    (dict(temporal="yes"), "temporal='yes': expected True or False"),
+    (dict(joint_scaling=1), "joint_scaling=1: expected True or False"),
+    (dict(shuffle="no"), "shuffle='no': expected True or False"),
+    (dict(jitter="x"), "jitter='x'"),
+    (dict(jitter=True), "jitter=True"),
+    (dict(secs=1e308), "secs=1e.308: expected seconds of 1 to 134217728 samples"),
+    (dict(secs=10**400), "secs=1000"),
+    (dict(secs="1"), "secs='1'"),
+    (dict(secs=1e-9), "secs=1e-09"),
+    (dict(sr=10**9), "sr=1000000000: expected"),
+    (dict(size=4_000_000_000), "size=4000000000: expected a whole number of 2 to 2147483648"),
+    (dict(size="many"), "size='many'"),
+    (dict(height=60_000, width=60_000), "beyond 16777216 bytes"),
+    (dict(channels="1"), "channels='1'"),
     (dict(channels=2), "expected 1 or 3"),
     (dict(channels=3, temporal=True), "envelopes go with channels=1"),
     (dict(normalize=True), "need a plane"),
@@ -204,6 +308,18 @@ def test_refusals_name_place_and_fix():
       synths.build("simple_saw", **kw)
   with pytest.raises(ValueError, match="no 'moog_bassic'. Nearest: moog_basic"):
     synths.build("moog_bassic")
+  for name in (3, None):
+    with pytest.raises(ValueError, match=f"expected the name of a recipe, got {name}"):
+      synths.build(name)
+  for name, kw, match in (
+    ("pluck", dict(note_number=(10, 40)), "14.5676 to 82.4069 Hz; voice 'pluck' has those of 20"),
+    ("pluck", dict(excitation_seed=(0, 9, 1)), "noise of the pluck.*one whole number"),
+    ("pluck", dict(excitation_seed=0.5), "one whole number"),
+    ("additive", dict(note_number=(36, 108, 1)), "below sr/2 = 4000 Hz"),
+    ("fm", dict(fm_index=-1), r"range in \[0,100\]"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      synths.build(name, parameters=kw)
   with pytest.raises(ValueError, match="need values of log10_decay_time"):
     m = synths.build("simple_saw").metadata()
     synth_render.sounds(m, dict(note_velocity=np.ones(2)))

@@ -5,11 +5,12 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from big_audio.datasets import build, vimh, vimh_meta, vimh_records, vimh_write
+from big_audio.datasets import build, vimh, vimh_convert, vimh_meta, vimh_records, vimh_write
 from tests.datasets import public, vimh_bytes
 from tests.datasets.public import ENVELOPES, MOOG, data_set
 
@@ -134,8 +135,13 @@ def test_splits_divide_the_training_file():
   assert len(vimh.choose(100, 0, "train", validation=0)) == 100
   with pytest.raises(ValueError, match="Did you mean validation"):
     vimh.choose(3, 3, "valid")
-  with pytest.raises(ValueError, match=r"validation=1: expected a share"):
-    vimh.choose(3, 3, "train", validation=1)
+  for kw, message in (
+    (dict(validation=1), "validation=1: expected a share"),
+    (dict(validation="x"), "validation='x': expected a share"),
+    (dict(seed="x"), "seed='x': expected a whole number"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      vimh.choose(3, 3, "train", **kw)
 
 
 def test_a_source_has_the_items_of_its_split():
@@ -220,6 +226,38 @@ def test_missing_files_are_named_and_never_replaced(tmp_path):
     vimh.Source(str(folder), form="bin")
   with pytest.raises(ValueError, match="vimh_dataset_info.json cannot be read"):
     vimh.Source(str(tmp_path / "none"))
+
+
+def test_what_the_metadata_promise_takes_no_memory_before_the_files_are_seen(tmp_path):
+  folder = vimh_bytes.folder(tmp_path / "set")
+  vimh_bytes.change(folder, train_samples=2**31, test_samples=2**31)
+  shards = tmp_path / "shards"
+  vimh_convert.convert(data_set(MOOG), shards, "arrayrecord")
+  shutil.copy(folder / vimh_meta.FILE, shards)
+  tracemalloc.start()
+  try:
+    for split in vimh.SPLITS:
+      with pytest.raises(ValueError, match="[83] records, but .* promises 2147483648"):
+        vimh.Source(str(folder), split)
+    with pytest.raises(ValueError, match="48 items, but .* promises 2147483648 in train"):
+      vimh_convert.convert(shards, tmp_path / "back", "vimh")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+  finally:
+    tracemalloc.stop()
+
+
+def test_values_are_those_of_the_items(tmp_path):
+  folder = vimh_bytes.folder(tmp_path / "set", order=(2, 0, 1))
+  want = vimh_bytes.read(folder)[0]
+  for split in vimh.SPLITS:
+    source = vimh.Source(str(folder), split, validation=0.3)
+    values = source.values()
+    assert list(values) == list(vimh_bytes.RANGES)
+    for i in range(len(source)):
+      file, at = source[i]["id"].split("/")
+      for id, byte in want[file][int(at)][4]:
+        name, (lo, hi, _) = list(vimh_bytes.RANGES.items())[id]
+        assert values[name][i] == lo + byte / 255 * (hi - lo)
 
 
 def test_binary_is_read_where_both_forms_are_there(tmp_path):

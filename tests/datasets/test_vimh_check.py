@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from big_audio.datasets import vimh, vimh_check, vimh_meta
+from big_audio.datasets import vimh, vimh_check, vimh_meta, vimh_name
 from tests.datasets import vimh_bytes
 from tests.datasets.public import ARGUMENTS, MOOG, data_set
 from tests.datasets.test_vimh_pickle import content
@@ -133,6 +133,41 @@ def test_copies_and_constant_pictures_are_counted(folder):
   assert "train: 1 items are copies of others" in report.facts
   assert "train: 1 of 8 pictures are constant (12.5%)" in report.facts
   assert report.problems == []
+
+
+def test_pictures_that_are_in_train_too_are_counted(folder):
+  pixels = lambda i: (folder / "train").read_bytes()[i * LENGTH + 21 : (i + 1) * LENGTH]
+  for i, other in ((0, 5), (2, 5)):
+    patch(folder / "test", i * LENGTH + 21, pixels(other))
+  (folder / "test_batch").unlink()
+  report = vimh_check.check(folder)
+  assert "test: 2 pictures have the pixels of one in train" in report.facts
+  assert "test: 0 items occur in train, byte by byte" in report.facts
+  assert report.problems == []
+
+
+@pytest.mark.parametrize("labels,suffix", [
+  (["Gray"], ""),
+  (["R", "G", "B"], ""),
+  (["Gray", "Gray_temporal_envelope"], "_temporal"),
+  (["Gray", "Gray_spectral_envelope"], "_spectral"),
+  (["Gray", "Gray_temporal_envelope", "Gray_spectral_envelope"], "_envelopes"),
+  (["Gray_normalized", "Gray_temporal_envelope", "Gray_spectral_envelope"], "_normalized"),
+])  # fmt: skip
+def test_voice_and_planes_in_the_name(labels, suffix):
+  raw = vimh_bytes.info(3, 4, len(labels), 8, 3, ranges=vimh_bytes.RANGES)
+  m = vimh_meta.parse(raw | {"channel_labels": labels})
+  name = f"vimh-3x4x{len(labels)}_8000Hz_1p0s_11dss_simple_3p"
+  for tail in ("", "_shuffled"):
+    assert vimh_name.disagreements(name + suffix + tail, m) == []
+  for other in {"", "_temporal", "_spectral", "_envelopes", "_normalized"} - {suffix}:
+    found = [("kind of planes", other[1:] or "plain", suffix[1:] or "plain")]
+    assert vimh_name.disagreements(name + other, m) == found
+  assert vimh_name.disagreements(name.replace("simple", "fm") + suffix, m) == [
+    ("voice", "fm", "simple")
+  ]
+  others = vimh_meta.parse(raw | {"channel_labels": ["x"] * len(labels)})
+  assert vimh_name.disagreements(name + "_temporal", others) == []
 
 
 def test_a_pickle_alone_is_looked_through(folder):

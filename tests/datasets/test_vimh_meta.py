@@ -76,6 +76,16 @@ def mapped(**kw):
   (dict(parameter_names=["note", "note", "decay"]), "different names"),
   (dict(parameter_names=["note", "dekay", "cutoff"]), "has no 'dekay'. It has decay"),
   (dict(varying_parameters=2), "varying_parameters=2, but parameter_names has 3"),
+  (dict(train_samples=2**31 + 1), "train_samples must be a whole number"),
+  (dict(test_samples=2**40), "test_samples must be a whole number"),
+  (dict(sample_rate=0), "sample_rate=0 and duration=1: expected numbers above 0"),
+  (dict(duration=-1.0), "duration=-1: expected numbers above 0"),
+  (dict(sample_rate=1e6, duration=1e6), "no more than 134217728 samples"),
+  (dict(height="3" * 10**6), "height must be a whole number"),
+  (dict(width=[[[3] * 1000] * 1000] * 10), "width must be a whole number"),
+  (dict(width=10**5000), "got a huge int"),
+  (dict(parameter_names=["x" * 10**6] * 3), "different names"),
+  (dict(parameter_mappings=["x"] * 1000), "parameter_mappings must be Mapping"),
   (dict(label_encoding={"metadata_bytes": 7}), "expected 14, or 3 or 6"),
   (dict(sample_rate=math.nan), "sample_rate must be a finite number, got nan"),
   (dict(duration=10**400), "duration must be a finite number"),
@@ -87,8 +97,9 @@ def mapped(**kw):
   (mapped(min=0), "the key 'max' is missing"),
 ])  # fmt: skip
 def test_what_is_refused(change, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=message) as e:
     vimh_meta.parse(INFO | change, where="x.json")
+  assert str(e.value).startswith("x.json") and len(str(e.value)) < 400
 
 
 def test_keys_that_are_missing_are_named():

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import time
 import tracemalloc
 
 import numpy as np
@@ -172,6 +173,11 @@ def memory(op, size):
   (b"(S'x'\niposix\nsystem\n.", "instruction"),
   (b"\x80\x04})" + b"\x85" * 60_000 + b"K\x01s.", "a tuple in an unexpected place"),
   (b"\x80\x04]" + b"]" * 30_000 + b"a" * 30_000 + b".", "expected a dict"),
+  (b"\x80\x04)" + b"\x85" * 60_000 + b"\x94\x8c\x01xh\x00\x93.", "a tuple in an unexpected place"),
+  (b"\x80\x04\x8c\x05numpy)" + b"\x85" * 60_000 + b"\x93.", "a tuple in an unexpected place"),
+  (b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93)" + b"\x85" * 60_000 + b"\x85R.",
+   "a tuple in an unexpected place"),
+  (array((1, 1, 1, 1, 1), data=b"x"), "claims another shape"),
   (b"", "damaged"),
   (b"PK\3\4", "damaged"),
   (b".", "damaged"),
@@ -196,6 +202,27 @@ def test_one_array_in_many_places_takes_no_memory(folder, tmp_path):
     tracemalloc.stop()
 
 
+def test_references_to_a_small_array_take_no_memory(folder, tmp_path):
+  row = np.arange(300, 300 + 511)
+  thing = pickle.dumps(content(folder, vimh_labels=[row] * 8, more=[row] * 10_000), protocol=4)
+  tracemalloc.start()
+  try:
+    with pytest.raises(ValueError, match="item 0 must be 7 bytes.*got Array"):
+      read(folder, tmp_path, thing)
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # as lists these are 40 MB
+  finally:
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("bits,axes", [(60_000, 300), (6_000_000, 4)])
+def test_shapes_of_huge_numbers_are_refused_at_once(bits, axes):
+  thing = array(tuple((1 << bits) - i for i in range(1, axes + 1)))
+  start = time.process_time()
+  with pytest.raises(ValueError, match="claims another shape"):
+    vimh_pickle.load(thing, "x")
+  assert time.process_time() - start < 0.5
+
+
 @pytest.mark.parametrize("changes,message", [
   (dict(data=None), "no data in the pickle; it has vimh_labels"),
   (dict(vimh_labels=None), "no vimh_labels or labels"),
@@ -214,6 +241,9 @@ def test_one_array_in_many_places_takes_no_memory(folder, tmp_path):
   (dict(vimh_labels=[[3, 0, 1, 1, 2, 2]] * 8), "item 0 must be 7 bytes"),
   (dict(vimh_labels=[[3, 0, 1, 1, 2, 2, 256]] * 8), "item 0 must be 7 bytes"),
   (dict(vimh_labels=[[3, 0, 1, 1, 2, 2, 0.5]] * 8), "item 0 must be 7 bytes"),
+  (dict(vimh_labels=[np.array([3, 0, 1, 1, 2, 2, -1])] * 8), "item 0 must be 7 bytes"),
+  (dict(vimh_labels=[np.array([3, 0, 1, 1, 2, 2, 0.5])] * 8), "item 0 must be 7 bytes"),
+  (dict(vimh_labels=np.array(7)), "a list of 8 items"),
   (dict(vimh_labels=[[2, 0, 1, 1, 2, 2, 5]] * 8), "record 0 has 2 labels"),
   (dict(vimh_labels=[[3, 0, 1, 9, 2, 2, 5]] * 8), "record 0 has the unknown parameter id 9"),
   (dict(vimh_labels=[[3, 0, 1, 0, 2, 2, 5]] * 8), "record 0 repeats a parameter id"),

@@ -1,9 +1,5 @@
 """The command line: reports, exit codes, conversions to and fro."""
 
-import importlib
-import sys
-import types
-
 import numpy as np
 import pytest
 
@@ -115,13 +111,3 @@ def test_refusals_are_one_line(tmp_path):
       run("convert", source, tmp_path / "a", *args)
     assert e.value.code == 2
   assert not (tmp_path / "a").exists()
-
-
-def test_generate_has_the_flags_of_its_module(monkeypatch):
-  module = types.ModuleType("vimh_generate")
-  module.add_flags = lambda p: p.add_argument("--count", type=int)
-  module.run = lambda flags: flags.count
-  whole = "big_audio.tools.vimh_generate"
-  monkeypatch.setitem(sys.modules, whole, module)
-  assert importlib.import_module(whole) is module
-  assert run("generate", "--count", 7) == 7

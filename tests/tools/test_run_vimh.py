@@ -42,7 +42,7 @@ def test_commands_parse(name, monkeypatch):
       C.build_models(config)
       assert set(config.trainer.heads) == set(config.models.heads.outputs)
     elif line[2] == "big_audio.tools.make_vimh":
-      flags = make_vimh.parser("generate").parse_args(line[3:])
+      flags = make_vimh.parser().parse_args(line[3:])
       assert vimh_generate.recipe(flags).size >= 256
     else:
       PARSERS[line[2]](line[3:])

@@ -3,7 +3,8 @@
     data=dict(x=dict(source="worlds.synth", synth="moog_basic", size=4096, split="train", pp="..."))
 
 The items are those of `datasets.vimh` in the folder that `make_vimh generate` writes with the same
-arguments. 4096 sounds take about a second.
+arguments. Seconds for 4096 sounds on one core: simple_saw 0.3, moog_basic 0.9, moog_envelope 2.4,
+pluck 4.6, fm 5.6, additive 8.2.
 """
 
 import functools
@@ -60,11 +61,12 @@ class Source:
     self.metadata = m = self.recipe.metadata()
     m.heads(classes)  # raises for others
     where = f"worlds.synth({synth})"
+    vimh.check_split(split, validation, split_seed, where)
+    self._classes = classes
+    self._records = Records(synth_render.records(self.recipe), m, where)
     self._chosen = vimh.choose(
       m.train, m.test, split, validation=validation, seed=split_seed, where=where
     )
-    self._classes = classes
-    self._records = Records(synth_render.records(self.recipe), m, where)
     self._wav = _sounds(self.recipe) if wav else None
 
   def __len__(self) -> int:
@@ -85,6 +87,8 @@ class Source:
 
 @functools.lru_cache(maxsize=2)
 def _sounds(recipe) -> np.ndarray:
+  needed = 8 * recipe.size * int(recipe.secs * recipe.sr)
+  synth_render.check_memory(f"worlds.synth({recipe.name}): wav=True, size={recipe.size}", needed)
   metadata, values = recipe.metadata(), synth_render.draw(recipe)
   out = synth_render.sounds(metadata, dict(zip(metadata.names, values.T, strict=True)))
   out.setflags(write=False)

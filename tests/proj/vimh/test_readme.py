@@ -33,7 +33,7 @@ def test_commands_are_understood(line):
     return
   module, argv = line[2], line[3:]
   if module == "big_audio.tools.make_vimh":
-    flags = make_vimh.parser(argv[0]).parse_args(argv)
+    flags = make_vimh.parser().parse_args(argv)
     if argv[0] == "generate" and len(argv) > 1:
       assert vimh_generate.recipe(flags).size == 4096
   elif module == "big_audio.tools.sweep":
