@@ -96,8 +96,6 @@ def make_evaluators(config, predict, mesh, workdir, *, total: int, units: dict):
   """{name: (every n steps, evaluator)} of `config.evals`."""
   every = lambda cfg: C.steps("log", cfg, total_steps=total, default=total, **units)
   make = lambda name, cfg: make_evaluator(name, cfg, predict, mesh=mesh, workdir=workdir)
-  for name, cfg in config.evals.items():
-    input_pipeline.check_cut(config.input.data, cfg.get("data", {}), where=f"config.evals.{name}")
   return {name: (every(cfg), make(name, cfg)) for name, cfg in config.evals.items()}
 
 
@@ -193,6 +191,8 @@ def _train(config, workdir, mesh):
     progress.phase(f"eval {calls['name']}", calls["n"])
 
   predict = inference.bind(trainer, on_call=on_call)
+  for name, cfg in config.evals.items():
+    input_pipeline.check_cut(config.input.data, cfg.get("data", {}), where=f"config.evals.{name}")
   evaluators = make_evaluators(config, predict, mesh, workdir, total=total, units=units)
 
   @functools.cache

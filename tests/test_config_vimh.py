@@ -222,6 +222,7 @@ def test_planes_without_levels_are_not_taken_for_levels(tmp_path):
     C.load(f"configs/vimh.py:dir={folder},aux=both")
 
 
+@pytest.mark.slow
 def test_a_plateau_ends_a_run_with_all_its_numbers(tmp_path):
   """Rate halved without progress, and stopped; what waits for the end is measured then."""
   arg = "size=60,batch=16,epochs=8,lr=1e-9,schedule=plateau,patience=2,stop_after=4"

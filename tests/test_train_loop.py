@@ -327,10 +327,13 @@ def test_plateau_and_early_stop(tmp_path):
     ctl = train_step.next_ctl(ctl, value, cfg)
   assert ctl["lr_scale"] == 0.3
   plateau = dict(metric="val/val/loss", mode="max", patience=1, stop_after=2)  # the loss falls: bad
-  evals = dict(val=dict(config().evals.val.to_dict(), log_steps=2))
-  c = config(plateau=plateau, evals=evals)
+  val = config().evals.val.to_dict()
+  at_the_end = {k: v for k, v in val.items() if not k.startswith("log_")} | dict(log_percent=100)
+  c = config(plateau=plateau, evals=dict(end=at_the_end, val=dict(val, log_steps=2)))
   last = run(c, tmp_path)
   assert last["step"] == 6 and last["train/lr"] < config().optimizer.lr
+  assert last["val/end/loss"] == last["val/val/loss"]  # there will be no other end
+  assert not any("val/end/loss" in row for row in rows(tmp_path)[:-1])
   run(c, tmp_path)  # a stopped run stays stopped
   assert rows(tmp_path)[-1]["step"] == 6
 
