@@ -42,7 +42,7 @@ def traced(arg):
   [
     "net=vit_23k,loss=ordinal",
     "net=convnext_18k,input=db,aux=both",
-    "net=efficientnet_66k,loss=weighted_ce,weights=learned",
+    "net=cnn_69k,loss=weighted_ce,weights=learned",
     "net=mlp_8.5k,loss=corn,envelopes=both",
     "synth=moog_basic,loss=coral/filter_cutoff=quantized_regression/note_velocity=cross_entropy",
     "synth=moog_basic,loss=normalized_regression,sound_weight=.1",

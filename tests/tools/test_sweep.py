@@ -135,7 +135,7 @@ def test_names_grids_and_errors(tmp_path):
   assert sweep.main([file(tmp_path, GRID), "--root", "x", "--only", "("]) == 2
 
 
-@pytest.mark.parametrize("search", ["random", "tpe"])
+@pytest.mark.parametrize("search", [pytest.param("random", marks=pytest.mark.slow), "tpe"])
 def test_a_search_asks_the_same_when_it_was_broken_off(tmp_path, fake, search, capsys):
   if search == "tpe":
     pytest.importorskip("optuna", reason="needs the extra sweep")

@@ -72,6 +72,7 @@ def test_samplers_of_the_refiner(nfe, sampler):
   assert np.isfinite(fn(variables)).all()
 
 
+@pytest.mark.slow
 def test_lower_rates_are_trained_in_both_stages_and_codebooks_stand_still():
   change = dict(name="rvq", dim=8, size=16, stages=2, learn="ema")
   config = C.load("configs/meanflow.py:smoke")
