@@ -114,9 +114,10 @@ def check_cut(train: Mapping, judged: Mapping, where: str) -> None:
   """
   if any(train.get(k) != judged.get(k) for k in _DATA) or "split" not in train:
     return
-  differ = [k for k in _CUT if train.get(k) != judged.get(k)]
+  # What only one of them gives is most likely the other's default.
+  differ = [k for k in _CUT if k in train and k in judged and train[k] != judged[k]]
   if differ:
-    told = ", ".join(f"{k}={judged.get(k)!r}, in training {train.get(k)!r}" for k in differ)
+    told = ", ".join(f"{k}={judged[k]!r}, in training {train[k]!r}" for k in differ)
     raise ValueError(
       f"{where}: {told}: splits that are cut differently share items. Give both the same."
     )

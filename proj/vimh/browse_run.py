@@ -75,10 +75,15 @@ class Estimates:
   Args:
     runner: of `open_run`.
     data: a data set of a config with its split; the run's own pp prepares it.
+
+  Raises:
+    ValueError: the run's own data set, with splits that are cut otherwise.
   """
 
   def __init__(self, runner, data):
     self.spec, self.step = runner.workdir, runner.step
+    # The test items of a smaller data set of the same seed were trained on.
+    input_pipeline.check_cut(runner.config.input.data, data, where=runner.workdir)
     own = judged(runner)
     needs = {"wav": own["wav"]} if "wav" in own else {}
     data = {**data, **needs, "pp": own["pp"]}

@@ -154,5 +154,5 @@ def test_splits_that_are_cut_differently_are_not_compared():
   splits.check_cut({"source": "x", "dir": "a"}, {"source": "x", "dir": "a", "seed": 1}, "here")
   with pytest.raises(ValueError, match="here: splits=.*share items"):
     splits.check_cut(train, dict(train, split="test", splits=dict(train=0.9, test=0.1)), "here")
-  with pytest.raises(ValueError, match="group='x', in training None"):
-    splits.check_cut(train, dict(train, group="x"), "here")
+  with pytest.raises(ValueError, match="group='x', in training 'y'"):
+    splits.check_cut(dict(train, group="y"), dict(train, group="x"), "here")
