@@ -194,6 +194,8 @@ def test_errors_of_a_run_are_marked(data, monkeypatch, tmp_path):
   np.testing.assert_allclose(
     found.values["filter_cutoff"], [x["filter_cutoff/value"] + 1 for x in items], rtol=1e-6
   )
+  with pytest.raises(ValueError, match="size=999.*share items"):
+    browse_run.Estimates(stub, {**DATA, "split": "test", "size": 999})
   monkeypatch.setattr(browse_run, "open_run", lambda spec: stub)
   out = tmp_path / "x.html"
   assert browse.main(["--workdir", "runs/x", "--sort", "error", "--out", str(out)]) == 0
