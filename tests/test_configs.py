@@ -81,9 +81,14 @@ def test_every_variant_is_traced_through_a_step(data, arg):
 @pytest.mark.parametrize("method", ["ae", "fm", "mf", "imf", "alpha"])
 @pytest.mark.parametrize("net", ["mlp_flow", "mixer_flow", "convnext1d", "dit"])
 @pytest.mark.parametrize(
-  "data, tokens", [("digits", "patch"), ("digits", "row_dct"), ("notes", "mdct"),
-                   ("notes", "reshape")],
-)  # fmt: skip
+  "data, tokens",
+  [
+    ("digits", "patch"),
+    pytest.param("digits", "row_dct", marks=pytest.mark.slow),
+    ("notes", "mdct"),
+    pytest.param("notes", "reshape", marks=pytest.mark.slow),
+  ],
+)
 def test_the_matrix_is_traced(data, tokens, net, method):
   _, trainer, batch, stats = build(data, f"tokens={tokens},net={net},method={method}")
   assert trainer.method == method and type(trainer.net).__module__.endswith(net)

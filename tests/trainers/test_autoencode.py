@@ -42,7 +42,7 @@ def moved(g, prefix):
   return max(float(jnp.abs(v).max()) for n, v in g.items() if n.startswith(prefix)) > 0
 
 
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("joint", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_each_stage_trains_its_own_part(joint):
   trainer = make(",joint" if joint else "")
   variables = variables_of(trainer)
@@ -116,6 +116,7 @@ def test_the_adversarial_part_begins_and_moves_both():
   assert "gan_generator" not in loss(trainer, variables, 1).logs
 
 
+@pytest.mark.slow
 def test_an_adversary_of_the_refiner_judges_its_samples():
   trainer = make(",gan=refiner", predict="u")
   variables = variables_of(trainer)
@@ -177,6 +178,7 @@ def test_the_optimizer_moves_what_the_phase_trains(arg, trainer, schedule, words
       build()
 
 
+@pytest.mark.slow
 def test_evaluation_hears_every_row_on_its_own():
   trainer = make()
   variables = variables_of(trainer)

@@ -102,7 +102,7 @@ def test_half_precision_of_the_codec_is_near_single():
   "arg, collection",
   [
     (",method=ae,quantizer=rvq,kbps=1", "codebook"),
-    (",method=ae,coded_kbps=1,rate_weight=1e-9", "rate"),
+    pytest.param(",method=ae,coded_kbps=1,rate_weight=1e-9", "rate", marks=pytest.mark.slow),
     pytest.param(",gan=codec,coded_kbps=1,rate_weight=1e-9", "rate", marks=pytest.mark.slow),
   ],
 )
