@@ -12,21 +12,26 @@ from tests.objectives import metric_golden
 from tests.objectives.test_metric import BATCH, KEY, at, golden, items
 
 D = 1 - mining.cosines(BATCH)
+distances = jax.jit(lambda batch: (1 - mining.cosines(batch), mining.pairs(batch)))
 PAIRS = mining.pairs(BATCH)
 
 
-def chosen(name, d=D, pairs=PAIRS, rng=KEY, margin=0.3, progress=0.0, **settings):
-  miner = mining.MINERS[name](**settings)
-  select = functools.partial(miner.select, dims=16, margin=margin)
-  return jax.jit(select)(d, pairs, progress=progress, rng=rng)
+@functools.cache
+def compiled(name, settings):
+  miner = mining.MINERS[name](**dict(settings))
+  return jax.jit(functools.partial(miner.select, dims=16))
+
+
+def chosen(name, d=D, pairs=PAIRS, margin=0.3, progress=0.0, **settings):
+  select = compiled(name, tuple(settings.items()))
+  return select(d, pairs, margin=margin, progress=progress, rng=KEY)
 
 
 def as_set(triplets):
   """{(anchor, positive, negative)} of what is kept."""
-  keep = np.asarray(triplets.keep)
+  positive, negative, keep, _ = map(np.asarray, triplets)
   return {
-    (int(i), int(triplets.positive[i, p]), int(triplets.negative[i, p]))
-    for i, p in np.argwhere(keep)
+    (int(i), int(positive[i, p]), int(negative[i, p])) for i, p in np.argwhere(keep)
   }  # fmt: skip
 
 
@@ -35,10 +40,10 @@ def test_triplets_of_pytorch_metric_learning(live):
   want = golden(live)
   assert as_set(chosen("hard")) == set(zip(*want["hard"].tolist(), strict=True))
   # Its semi-hard triplets are all there are; ours is the nearest negative of each pair.
-  nearest = {}
+  nearest, d = {}, np.asarray(D)
   for a, p, n in want["semihard"].T.tolist():
     best = nearest.get((a, p))
-    if best is None or D[a, n] < D[a, best]:
+    if best is None or d[a, n] < d[a, best]:
       nearest[a, p] = n
   got = chosen("semihard", positives="all", bounded=True)
   found = got._replace(keep=got.keep & ~got.fallback)
@@ -107,7 +112,7 @@ def test_hard_and_semihard_by_loops(positives, seed):
   rng = np.random.default_rng(seed)
   label, track = rng.integers(-1, 3, 24), rng.integers(0, 10, 24)
   batch = items(metric_golden.inputs()["x"], label, track, rng.random(24) < 0.8)
-  d, pairs = 1 - mining.cosines(batch), mining.pairs(batch)
+  d, pairs = distances(batch)
   hard = loops(d, pairs, "hard", positives=positives)
   assert as_set(chosen("hard", d, pairs, positives=positives)) == hard
   for bounded in (False, True):
@@ -129,6 +134,7 @@ def test_pairs_by_loops():
   for refs, same in ((None, False), (None, True), (other, False), (other, True)):
     own = batch if refs is None else refs
     got = mining.pairs(batch, refs, same_track=same)
+    got, own = jax.tree.map(np.asarray, (got, own))
     for i in range(24):
       for j in range(24):
         both = valid[i] and own.valid[j] and label[i] >= 0
@@ -141,7 +147,7 @@ def test_pairs_by_loops():
 def test_fallbacks_are_told():
   # The negative at 10 degrees is nearer than the positive; that at 170 is far beyond the margin.
   batch = items(at([0, 60, 10, 170]), [0, 0, 1, 1])
-  d, pairs = 1 - mining.cosines(batch), mining.pairs(batch)
+  d, pairs = distances(batch)
   free = chosen("semihard", d, pairs)
   assert int(free.negative[0, 0]) == 3 and not free.fallback[0, 0]
   bounded = chosen("semihard", d, pairs, bounded=True)
@@ -159,9 +165,10 @@ def test_random_and_warm_up_are_uniform():
     np.testing.assert_allclose(counts[neg[i]], want, atol=6 * np.sqrt(want))
   mined = chosen("hard", positives="all")
   keys = jax.random.split(KEY, 200)
+  one = lambda k, s: mining.warmed_up(mined, PAIRS.neg, share=s, rng=k).negative
+  mix = jax.jit(jax.vmap(one, in_axes=(0, None)))
   for share in (0.0, 0.4, 1.0):
-    mix = jax.vmap(lambda k: mining.warmed_up(mined, PAIRS.neg, share=share, rng=k).negative)
-    same = np.asarray(mix(keys) == mined.negative[None])
+    same = np.asarray(mix(keys, share) == mined.negative[None])
     want = share + (1 - share) / neg.sum(1)  # a drawn one may be the mined one
     np.testing.assert_allclose(same.mean((0, 2)), want, atol=0.05)
 
