@@ -26,8 +26,8 @@ from big_audio import trees
 
 SCHEDULE_KINDS = ("constant", "cosine", "linear", "rsqrt", "inverse")
 _GROUP_KEYS = ("lr", "clip", "wd", "wd_mask", "b1", "b2", "eps", "momentum", "name")
-_SCHEDULE_KEYS = ("kind", "final", "timescale_steps") + tuple(
-  f"{p}_{u}" for p in ("begin", "end", "warmup") for u in C.UNITS
+_SCHEDULE_KEYS = ("kind", "final", "timescale_steps", "boost") + tuple(
+  f"{p}_{u}" for p in ("begin", "end", "warmup", "boost") for u in C.UNITS
 )
 # Names that carry no weight decay unless `wd_mask` says otherwise.
 WD_MASK = r".*/(kernel|embedding)"
@@ -58,12 +58,14 @@ class Optimizer(NamedTuple):
 
 
 def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[Any], Any]:
-  """A multiplier in [0, 1] as a function of the step (0 before `begin`, held at the end).
+  """The rate's multiplier as a function of the step (0 before `begin`, held at the end).
 
   Args:
     cfg: kind = constant | cosine | linear | rsqrt | inverse; warmup_*, begin_*, end_* durations
       in steps, examples, epochs or percent; final = the last multiplier (cosine, linear);
-      timescale_steps (rsqrt: sqrt(T/(T+s)); inverse: T/(T+s), s counted from the warm-up's end).
+      timescale_steps (rsqrt: sqrt(T/(T+s)); inverse: T/(T+s), s counted from the warm-up's end);
+      boost = a factor on all this that falls linearly to 1 over the duration boost_*: a new head
+      on a trained backbone learns faster at first.
     total_steps: length of the run, the default end.
     **units: batch_size and data_size for the other units.
   """
@@ -88,6 +90,13 @@ def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[
     )
   final = float(cfg.get("final", 0.0))
   timescale = float(cfg.get("timescale_steps", 10_000))
+  boost = float(cfg.get("boost", 1.0))
+  boosted = C.steps("boost", cfg, total_steps=total_steps, default=0, **units)
+  if ("boost" in cfg) != bool(boosted) or boost <= 0:
+    raise ValueError(
+      f"{where}: boost={boost:g} over {boosted} steps: a factor above 0 and a duration above 0 "
+      "belong together, such as boost=7, boost_epochs=3."
+    )
 
   def multiplier(step):
     step = jnp.asarray(step, jnp.float32)
@@ -103,6 +112,8 @@ def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[
     }[kind]()
     if warmup:
       value = value * jnp.clip((since + 1) / warmup, 0.0, 1.0)
+    if boosted:
+      value = value * (1 + (boost - 1) * jnp.clip(1 - since / boosted, 0.0, 1.0))
     return jnp.where(since < 0, 0.0, value)
 
   return multiplier

@@ -28,6 +28,19 @@ def test_schedules_against_closed_forms():
   assert s(80, kind="linear", begin_percent=60) == pytest.approx(0.5)
 
 
+def test_a_boost_falls_linearly_to_one():
+  """lr_head = lr mult w c: the multiplier 7 falls to 1 over three epochs, on top of the others."""
+  kw = dict(kind="cosine", warmup_steps=10, boost=7, boost_epochs=3)
+  units = dict(batch_size=5, data_size=50)  # an epoch is ten steps
+  boosted = optim.schedule(kw, total_steps=100, **units)
+  plain = optim.schedule(dict(kind="cosine", warmup_steps=10), total_steps=100)
+  for step, factor in ((0, 7.0), (15, 4.0), (30, 1.0), (70, 1.0)):
+    assert float(boosted(step)) == pytest.approx(factor * float(plain(step)))
+  for bad in (dict(boost=7), dict(boost_steps=3), dict(boost=0, boost_steps=3)):
+    with pytest.raises(ValueError, match="boost_epochs=3"):
+      optim.schedule(dict(kind="constant", **bad), total_steps=10)
+
+
 def test_schedule_errors():
   with pytest.raises(ValueError, match='"cosine"'):
     optim.schedule(dict(kind="cosin"), total_steps=10)
