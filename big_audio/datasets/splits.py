@@ -98,7 +98,9 @@ def overlap(a: str | None, b: str | None) -> bool:
 
 # What decides which items a split holds, beside the data set itself.
 _CUT = ("size", "seed", "validation", "split_seed", "splits", "group")
-_DATA = ("source", "dir", "synth", "file", "files", "name", "data_dir")
+_DATA = ("source", "dir", "list", "synth", "file", "files", "name", "data_dir")
+# Of `tracks`, with the defaults: there a missing argument is a setting like any other.
+_CUT_TRACKS = {"splits": None, "split_seed": 0, "label": None, "artist": None, "trash": None}
 
 
 def check_cut(train: Mapping, judged: Mapping, where: str) -> None:
@@ -112,12 +114,15 @@ def check_cut(train: Mapping, judged: Mapping, where: str) -> None:
     ValueError: both are splits of one data set, and a setting by which splits are cut differs: the
       training items would be among the judged ones.
   """
-  if any(train.get(k) != judged.get(k) for k in _DATA) or "split" not in train:
+  tracks = train.get("source") == "tracks"
+  if any(train.get(k) != judged.get(k) for k in _DATA) or ("split" not in train and not tracks):
     return
   # What only one of them gives is most likely the other's default.
   differ = [k for k in _CUT if k in train and k in judged and train[k] != judged[k]]
+  if tracks:
+    differ = [k for k, v in _CUT_TRACKS.items() if train.get(k, v) != judged.get(k, v)]
   if differ:
-    told = ", ".join(f"{k}={judged[k]!r}, in training {train[k]!r}" for k in differ)
+    told = ", ".join(f"{k}={judged.get(k)!r}, in training {train.get(k)!r}" for k in differ)
     raise ValueError(
       f"{where}: {told}: splits that are cut differently share items. Give both the same."
     )
