@@ -396,3 +396,26 @@ def test_evaluation_data_must_be_cut_like_the_training_data(change):
   for a, b in ((train, dict(train, **change)), (dict(train, **change), train)):
     with pytest.raises(ValueError, match=f"here: {next(iter(change))}=.*share items"):
       splits.check_cut(a, b, "here")
+
+
+def test_a_run_keeps_its_splits_and_refuses_others(tree, tmp_path):
+  config = _cfg(dict(source="tracks", dir=str(tmp_path / "music")))
+  for place in ("a", "b"):
+    for i in range(6):
+      write(tmp_path / "music" / place / f"{i}.wav")
+  claim = lambda **kw: ip.claim_splits(config, str(tmp_path), write=True, **kw)
+  claim(begun=False)
+  stored = json.loads((tmp_path / "splits.json").read_text())
+  assert stored == {"a": Source(str(tmp_path / "music")).split_record()}
+  claim(begun=True)
+  for i in range(6, 12):
+    write(tmp_path / "music/a" / f"{i}.wav")
+  with pytest.raises(ValueError, match=r"data.a: \d+ tracks have left their split.*was in"):
+    claim(begun=True)
+  assert json.loads((tmp_path / "splits.json").read_text()) == stored
+  with config.unlocked():
+    config.data.a.splits = str(tmp_path / "splits.json")
+  claim(begun=True)
+  claim(begun=False)
+  assert json.loads((tmp_path / "splits.json").read_text()) == stored
+  ip.claim_splits(_cfg(dict(source="worlds.notes")), str(tmp_path / "x"), begun=False, write=True)
