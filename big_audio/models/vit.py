@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from big_audio.models.variants import sized
 from big_audio.nn.image import check_image
+from big_audio.nn.prenorm import Block
 
 VARIANTS = {
   "23k": dict(patch=8, dim=32, depth=2, heads=4, dropout=0.2),
@@ -30,25 +31,6 @@ VARIANTS = {
   "822k": dict(patch=4, dim=128, depth=6, heads=8),
 }
 INIT = nn.initializers.truncated_normal(0.02)
-
-
-class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x)); attributes as in `Vit`."""
-
-  heads: int
-  mlp_ratio: float
-  dropout: float
-
-  @nn.compact
-  def __call__(self, x, train: bool):
-    """[B, L, D] -> [B, L, D]."""
-    dense = lambda n, name: nn.Dense(n, kernel_init=INIT, name=name)
-    drop = lambda x: nn.Dropout(self.dropout, deterministic=not train)(x)
-    h = nn.LayerNorm(epsilon=1e-5, name="norm1")(x)
-    x = x + drop(nn.MultiHeadDotProductAttention(self.heads, kernel_init=INIT, name="attend")(h))
-    h = nn.LayerNorm(epsilon=1e-5, name="norm2")(x)
-    h = nn.gelu(dense(round(self.mlp_ratio * x.shape[-1]), "expand")(h), approximate=False)
-    return x + drop(dense(x.shape[-1], "project")(h))
 
 
 class Vit(nn.Module):
@@ -96,7 +78,7 @@ class Vit(nn.Module):
     x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, self.dim)), x], axis=1)  # [B, 1 + L, D]
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     for i in range(self.depth):
-      x = Block(self.heads, self.mlp_ratio, self.dropout, name=f"block{i}")(x, train)
+      x = Block(self.heads, self.mlp_ratio, self.dropout, INIT, name=f"block{i}")(x, train)
     return nn.LayerNorm(epsilon=1e-5, name="norm")(x[:, 0])
 
 
