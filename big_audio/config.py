@@ -30,7 +30,7 @@ TOP_LEVEL_KEYS = (
   "profile", "seed", "sharding", "stats_batches", "total_epochs", "total_examples", "total_steps",
   "trainer",
 )  # fmt: skip
-INPUT_KEYS = ("batch_size", "data", "num_threads", "num_workers", "max_bad_share")
+INPUT_KEYS = ("batch_size", "data", "sampler", "num_threads", "num_workers", "max_bad_share")
 PLATEAU = dict(metric=None, mode="min", patience=0, factor=0.5, min_scale=0.01, stop_after=0)
 UNITS = ("steps", "examples", "epochs", "percent")
 # What may differ between a workdir's stored config and the one that resumes it: when things are

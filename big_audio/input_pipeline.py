@@ -9,6 +9,9 @@ The path of row g of the training stream (g = step * batch_size + row):
 3. preprocessing gets `rng(seed, g)`;
 4. process p of n makes rows [pB/n, (p+1)B/n) of each global batch.
 
+`sampler=dict(name="pk", ...)` takes the place of 1 and 2: batch s holds p classes, k tracks of each
+(`datasets.pk`).
+
 No state exists beside the step, so a run may resume with other numbers of threads, workers and
 processes and sees the same data bit for bit. Grain runs the threads and worker processes.
 
@@ -18,7 +21,6 @@ records to write down. `BadShare` adds them up and stops the run.
 """
 
 import atexit
-import collections
 import difflib
 import functools
 import math
@@ -36,11 +38,10 @@ import numpy as np
 from absl import flags
 
 from big_audio.datasets import build as sources
-from big_audio.datasets import splits
+from big_audio.datasets import pk, splits
+from big_audio.datasets.collate import Batch, collate
 from big_audio.datasets.errors import DecodeError
 from big_audio.pp import builder
-
-Batch = dict[str, Any]
 
 _MIX_BLOCK = 10_000  # weights are resolved to 1/10,000
 _MAX_ATTEMPTS = 100
@@ -56,9 +57,9 @@ def train_batches(
 
   Args:
     input_cfg: `batch_size` (over all processes), `data` {name: dict(source, weight=1.0, pp="",
-      **arguments of the source)}, and optionally `num_threads` (default 2) and `num_workers`
-      (processes, default 0). Sources read in C without the GIL want threads; Python-bound
-      preprocessing wants workers.
+      **arguments of the source)}, and optionally `sampler` (dict(name="pk", **arguments of
+      `datasets.pk.Sampler`)), `num_threads` (default 2) and `num_workers` (processes, default 0).
+      Sources read in C without the GIL want threads; Python-bound preprocessing wants workers.
     seed: the run's seed, >= 0.
     start_step: the first batch is the one that step `start_step` sees.
     process_index: which rows of the global batch: `[pB/n, (p+1)B/n)`.
@@ -70,12 +71,14 @@ def train_batches(
 
   Raises:
     ValueError: unknown sources, operations or arguments, an empty source, weights that are not
-      above zero, a batch that does not divide by `process_count`; while iterating: an example that
-      the preprocessing cannot take, examples of different shapes or keys.
+      above zero, a batch that does not divide by `process_count` or does not fit the sampler; while
+      iterating: an example that preprocessing cannot take, examples of different shapes or keys.
   """
   batch_size = int(input_cfg.batch_size)
   rows = _rows(batch_size, process_index, process_count)
   stream = _TrainStream(_open(input_cfg.data), int(seed))
+  if input_cfg.get("sampler"):
+    stream = _PkStream(stream.opened, int(seed), batch_size, dict(input_cfg.sampler))
   batch_source = _TrainBatches(stream, batch_size, rows, int(start_step))
   return Batches(
     batch_source,
@@ -126,6 +129,21 @@ def eval_batches(
 def num_examples(input_cfg) -> int:
   """Items in one epoch: the sum over the sources of `input_cfg.data`, whatever their weights."""
   return sum(len(s.source) for s in _open(input_cfg.data))
+
+
+def claim_splits(input_cfg, workdir: str, *, begun: bool, write: bool) -> None:
+  """Checks or keeps the splits of sources that say theirs (`datasets.splits.claim`).
+
+  Args:
+    input_cfg: as in `train_batches`.
+    workdir: of the run.
+    begun: a run is there.
+    write: whether this process writes.
+  """
+  opened = _open(input_cfg.data)
+  records = {o.name: o.source.split_record() for o in opened if hasattr(o.source, "split_record")}
+  if begun or write:
+    splits.claim(workdir, records, begun=begun)
 
 
 def check_cut(train, judged, *, where: str) -> None:
@@ -369,7 +387,28 @@ class _TrainStream:
             f'decoded. The last: "{failed[-1]["id"]}": {e}'
           ) from e
       redraw = np.random.default_rng([self.seed, _RNG_REDRAW, g, len(failed)])
-      i = int(redraw.integers(len(opened.source)))
+      i = self.redraw(k, g, redraw)
+
+  def redraw(self, k: int, g: int, rng: np.random.Generator) -> int:
+    """An item of source k in place of that of row g, which cannot be decoded."""
+    del g
+    return int(rng.integers(len(self.opened[k].source)))
+
+
+class _PkStream(_TrainStream):
+  """Rows of batches of classes and tracks, out of the only source."""
+
+  def __init__(self, opened, seed, batch_size, cfg):
+    super().__init__(opened, seed)
+    self.batch_size = batch_size
+    self.sampler = pk.build(cfg, {o.name: o.source for o in opened}, batch_size, seed=seed)
+
+  def locate(self, g: int) -> tuple[int, int]:
+    step, row = divmod(g, self.batch_size)
+    return 0, int(self.sampler.batch(step)[row])
+
+  def redraw(self, k: int, g: int, rng: np.random.Generator) -> int:
+    return self.sampler.stand_in(*divmod(g, self.batch_size), rng)
 
 
 def _quotas(weights, names) -> tuple[int, ...]:
@@ -450,60 +489,3 @@ class _EvalBatches:
       example = self.opened[k].example(i, np.random.default_rng([self.seed, _RNG_PP, g, 0]))
       examples.append({**example, "_mask": np.float32(real)})
     return collate(examples)
-
-
-def collate(examples: list[dict]) -> Batch:
-  """Stacks examples.
-
-  Args:
-    examples: dicts with the same keys; values are arrays or numbers of one shape and dtype each,
-      or strings, bytes and other objects. Python ints become i32, floats f32.
-
-  Returns:
-    arrays [B, ...]; object[B] for what is not numeric.
-
-  Raises:
-    ValueError: keys or shapes differ; names both examples and what to write.
-  """
-  first = examples[0]
-  for e in examples:
-    if e.keys() != first.keys():
-      odd = sorted(e.keys() ^ first.keys())
-      raise ValueError(
-        f'config.input.data: examples "{_name(first)}" and "{_name(e)}" differ in keys '
-        f"{', '.join(odd)}. End every pp with the same keep(...)."
-      )
-  return {k: _stack(k, [e[k] for e in examples], examples) for k in first}
-
-
-def _stack(key, values, examples):
-  kinds = collections.Counter(isinstance(v, (np.ndarray, np.generic, int, float)) for v in values)
-  if not kinds[True]:
-    out = np.empty(len(values), object)
-    for i, v in enumerate(values):  # one by one: numpy would unpack lists
-      out[i] = v
-    return out
-  arrays = [_numeric(v) for v in values]
-  for a, e in zip(arrays, examples, strict=True):
-    if a.shape != arrays[0].shape or a.dtype != arrays[0].dtype:
-      raise ValueError(
-        f'config.input.data: "{key}" is {_say(arrays[0])} in "{_name(examples[0])}" but {_say(a)} '
-        f'in "{_name(e)}". A batch needs one shape: use "pad(...)|crop(...)", or drop({key!r}).'
-      )
-  return np.stack(arrays)
-
-
-def _numeric(v) -> np.ndarray:
-  if isinstance(v, bool):
-    return np.asarray(v)
-  if isinstance(v, (int, np.integer)) and -(2**31) <= v < 2**31:
-    return np.asarray(v, np.int32)
-  return np.asarray(v, np.float32) if isinstance(v, float) else np.asarray(v)
-
-
-def _say(a) -> str:
-  return f"{a.dtype}{list(a.shape)}"
-
-
-def _name(example) -> str:
-  return str(example.get("id", "no id"))

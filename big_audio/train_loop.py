@@ -159,6 +159,7 @@ def _train(config, workdir, mesh):
   rest = lambda node: {k: v for k, v in node.items() if not k.startswith("every_")}
   saver = C.call("config.ckpt", checkpoint.Checkpointer, workdir, **rest(config.ckpt))
   first = saver.latest() or 0
+  input_pipeline.claim_splits(config.input, workdir, begun=first > 0, write=main)
   here = C.canonical({"input": {**C.to_dict(config.input), "num_workers": 0}}).input
   with contextlib.closing(input_pipeline.train_batches(here, seed=config.seed)) as whole:
     sample = inference.numeric(next(whole))

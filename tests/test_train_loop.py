@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from big_audio import checkpoint, inference, input_pipeline, sharding, train_loop, train_step, trees
 from big_audio import config as C
+from big_audio.datasets import digits
 
 CONFIG = "configs/meanflow.py:data=digits,smoke"
 
@@ -90,6 +92,17 @@ def whole(tmp_path_factory):
 def test_the_step_is_compiled(whole):
   """Python runs through it once or twice, and not in each of the 12 steps."""
   assert 1 <= len(TRACES) <= 2
+
+
+def test_a_run_with_other_splits_is_not_resumed(whole, tmp_path, monkeypatch):
+  workdir = shutil.copytree(whole, tmp_path / "run")
+  (workdir / "splits.json").write_text(json.dumps({"train": {"train": ["a", "b"], "test": ["c"]}}))
+  now = {"train": ["a", "b"], "test": ["c"]}
+  monkeypatch.setattr(digits.Source, "split_record", lambda self: now, raising=False)
+  run(config(), workdir)
+  now["train"], now["test"] = ["a", "c"], ["b"]
+  with pytest.raises(ValueError, match='2 tracks have left .* "b" was in train and is in test'):
+    run(config(), workdir)
 
 
 def test_rows(whole):

@@ -69,14 +69,14 @@ class Source:
     """
     self.dir = Path(dir).expanduser()
     where = f"audio_dir({dir})"
-    _check_folder(self.dir, where)
+    check_folder(self.dir, where)
     entries = manifest.index(self.dir)
     if pattern is not None:
       regex = splits_lib.compile_regex(pattern, where)
       entries = [e for e in entries if regex.search(e.path)]
     self.excluded = _unfit(entries, min_secs, max_secs)
     entries = [e for e in entries if e.path not in self.excluded]
-    _report(where, len(entries), self.excluded)
+    report(where, len(entries), self.excluded)
     self.sr = one_rate(entries, sr, where)
     self.channels = one_channel_count(entries, channels, where)
     self.classes, labels = _labels([e.path for e in entries], label, where)
@@ -120,7 +120,8 @@ class Source:
     return self._frames / self._rate
 
 
-def _check_folder(folder, where):
+def check_folder(folder: Path, where: str) -> None:
+  """Raises a ValueError that names what is near where there is no such folder."""
   if folder.is_dir():
     return
   parent = folder.parent
@@ -153,7 +154,12 @@ def _unfit(entries, min_secs, max_secs):
   return out
 
 
-def _report(where, n, excluded):
+def report(where: str, n: int, excluded: Mapping[str, str]) -> None:
+  """Tells of `excluded` {path: reason} beside the `n` recordings that stay.
+
+  Raises:
+    ValueError: none stays.
+  """
   first = "; ".join(f"{p}: {why}" for p, why in list(excluded.items())[:3])
   if n == 0:
     found = f"all {len(excluded)} are unfit: {first}" if excluded else "it holds none"

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -98,7 +99,9 @@ def overlap(a: str | None, b: str | None) -> bool:
 
 # What decides which items a split holds, beside the data set itself.
 _CUT = ("size", "seed", "validation", "split_seed", "splits", "group")
-_DATA = ("source", "dir", "synth", "file", "files", "name", "data_dir")
+_DATA = ("source", "dir", "list", "synth", "file", "files", "name", "data_dir")
+# Of `tracks`, with the defaults: there a missing argument is a setting like any other.
+_CUT_TRACKS = {"splits": None, "split_seed": 0, "label": None, "artist": None, "trash": None}
 
 
 def check_cut(train: Mapping, judged: Mapping, where: str) -> None:
@@ -112,15 +115,50 @@ def check_cut(train: Mapping, judged: Mapping, where: str) -> None:
     ValueError: both are splits of one data set, and a setting by which splits are cut differs: the
       training items would be among the judged ones.
   """
-  if any(train.get(k) != judged.get(k) for k in _DATA) or "split" not in train:
+  tracks = train.get("source") == "tracks"
+  if any(train.get(k) != judged.get(k) for k in _DATA) or ("split" not in train and not tracks):
     return
   # What only one of them gives is most likely the other's default.
   differ = [k for k in _CUT if k in train and k in judged and train[k] != judged[k]]
+  if tracks:
+    differ = [k for k, v in _CUT_TRACKS.items() if train.get(k, v) != judged.get(k, v)]
   if differ:
-    told = ", ".join(f"{k}={judged[k]!r}, in training {train[k]!r}" for k in differ)
+    told = ", ".join(f"{k}={judged.get(k)!r}, in training {train.get(k)!r}" for k in differ)
     raise ValueError(
       f"{where}: {told}: splits that are cut differently share items. Give both the same."
     )
+
+
+def claim(workdir: str, records: Mapping[str, Mapping[str, Sequence[str]]], *, begun: bool) -> None:
+  """Keeps which tracks are in which split as `splits.json` of a new workdir.
+
+  Args:
+    workdir: the folder.
+    records: {data set: {split: names}}; nothing is written where there is none.
+    begun: the workdir holds a run, whose splits these have to be.
+
+  Raises:
+    ValueError: the run was trained on other splits, because files came, went or were renamed.
+  """
+  path = Path(workdir, "splits.json")
+  if begun and path.is_file():
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for name in sorted({*stored, *records}):
+      of = lambda r, name=name: {t: s for s, tracks in r.get(name, {}).items() for t in tracks}
+      was, now = of(stored), of(records)
+      moved = sorted(t for t in {*was, *now} if was.get(t) != now.get(t))
+      if moved:
+        say = lambda d, t=moved[0]: d.get(t, "nowhere")
+        raise ValueError(
+          f"config.input.data.{name}: {len(moved)} tracks have left their split since the run in "
+          f'{workdir} began: "{moved[0]}" was in {say(was)} and is in {say(now)}. Restore the '
+          f'files, or begin another run (splits="{path}" keeps those splits for the tracks that '
+          "are still there)."
+        )
+  elif records:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _meet(a, b):

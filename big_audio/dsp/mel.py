@@ -9,15 +9,19 @@ from big_audio.dsp.namespace import check_choice, check_positive, constant, name
 from big_audio.dsp.stft import windowed_frames
 
 Array = Any
-SCALES = ("htk", "slaney")
+SCALES = ("htk", "kaldi", "slaney")
 
 
 def hz_to_mel(hz: np.ndarray, scale: str = "slaney") -> np.ndarray:
-  """Hz to mel: "htk" is 2595 log10(1 + f/700); "slaney" is linear up to 1 kHz, then log."""
+  """Hz to mel: "htk" is 2595 log10(1 + f/700), "kaldi" 1127 ln(1 + f/700); "slaney" is linear up to
+  1 kHz, then logarithmic.
+  """
   check_choice("hz_to_mel: scale", scale, SCALES)
   hz = np.asarray(hz, np.float64)
   if scale == "htk":
     return 2595 * np.log10(1 + hz / 700)
+  if scale == "kaldi":
+    return 1127 * np.log1p(hz / 700)
   log = 15 + np.log(np.maximum(hz, 1e-3) / 1000) * 27 / np.log(6.4)
   return np.where(hz < 1000, hz * 3 / 200, log)
 
@@ -28,6 +32,8 @@ def mel_to_hz(mel: np.ndarray, scale: str = "slaney") -> np.ndarray:
   mel = np.asarray(mel, np.float64)
   if scale == "htk":
     return 700 * (10 ** (mel / 2595) - 1)
+  if scale == "kaldi":
+    return 700 * np.expm1(mel / 1127)
   return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
 
 
@@ -50,18 +56,21 @@ def mel_bank(
     n_mels: number of filters M.
     fmin: lower edge of the first filter, in Hz.
     fmax: upper edge of the last filter, in Hz; default sr / 2.
-    scale: "slaney" or "htk".
-    norm: "slaney" (each filter has unit area in Hz) or "none" (peak 1).
+    scale: "slaney" or "htk", with triangles in Hz; "kaldi", with triangles in mel.
+    norm: "slaney" (each filter has unit area in Hz) or "none" (peak 1; the only one of "kaldi").
 
   Returns:
     float64[n_fft // 2 + 1, M], read-only. Filters narrower than a bin may be all zero, as in
     librosa.
 
   Raises:
-    ValueError: unknown scale or norm, sizes below one, or not 0 <= fmin < fmax <= sr / 2.
+    ValueError: unknown scale or norm, sizes below one, or not 0 <= fmin < fmax <= sr / 2; a norm
+      with "kaldi".
   """
   check_choice("mel_bank: norm", norm, ("none", "slaney"))
   check_positive("mel_bank", n_fft=n_fft, n_mels=n_mels)
+  if scale == "kaldi" and norm != "none":
+    raise ValueError(f'mel_bank: triangles of scale="kaldi" have norm="none", got {norm!r}.')
   fmax = sr / 2 if fmax is None else fmax
   if not 0 <= fmin < fmax <= sr / 2:
     raise ValueError(
@@ -69,8 +78,11 @@ def mel_bank(
       f"fmax={fmax:g}."
     )
   edges = np.linspace(hz_to_mel(fmin, scale), hz_to_mel(fmax, scale), n_mels + 2)
-  edges = mel_to_hz(edges, scale)
   bins = np.arange(n_fft // 2 + 1)[:, None] * sr / n_fft  # [K,1] Hz
+  if scale == "kaldi":
+    bins = hz_to_mel(bins, scale)
+  else:
+    edges = mel_to_hz(edges, scale)
   low, mid, high = edges[:-2], edges[1:-1], edges[2:]
   bank = np.maximum(0, np.minimum((bins - low) / (mid - low), (high - bins) / (high - mid)))
   if norm == "slaney":

@@ -11,7 +11,14 @@ from big_audio.pp import registry
 from big_audio.pp.registry import Example, nearest, quoted
 
 # Importing a module registers its operations.
-_MODULES = ("ops_general", "ops_audio", "ops_image", "ops_spectrogram")
+_MODULES = (
+  "ops_general",
+  "ops_audio",
+  "ops_augment",
+  "ops_fbank",
+  "ops_image",
+  "ops_spectrogram",
+)
 
 
 def build(spec: str) -> Callable[[Example, np.random.Generator], Example]:

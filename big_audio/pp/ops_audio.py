@@ -80,7 +80,7 @@ def pad(
       before = int(rng.integers(missing + 1))
     sides = (before, missing - before)
     more = {f"{key}_mask": np.pad(np.ones(total, bool), sides)} if mask else {}
-    return {**example, key: np.pad(_array(wav), (sides, (0, 0))), **more}
+    return {**example, key: np.pad(read_wav(wav), (sides, (0, 0))), **more}
 
   return fn
 
@@ -90,7 +90,7 @@ def channels(n: int, *, key: str = "wav"):
   """Any number of channels -> 1 (the mean), or one channel -> n (repeated)."""
 
   def fn(example, rng):
-    wav = _array(take(example, key))
+    wav = read_wav(take(example, key))
     c = wav.shape[1]
     if c == n:
       return {**example, key: wav}
@@ -123,7 +123,7 @@ def gain(lo_db: float, hi_db: float | None = None, *, key: str = "wav"):
 
   def fn(example, rng):
     db = lo_db if hi_db is None else rng.uniform(lo_db, hi_db)
-    return {**example, key: _array(take(example, key)) * np.float32(10 ** (db / 20))}
+    return {**example, key: read_wav(take(example, key)) * np.float32(10 ** (db / 20))}
 
   return fn
 
@@ -133,7 +133,7 @@ def rms_normalise(db: float = -20.0, *, peak: float = 1.0, key: str = "wav"):
   """Scales to an RMS of `db` dBFS, less where a sample would exceed `peak`; silence stays."""
 
   def fn(example, rng):
-    wav = _array(take(example, key))
+    wav = read_wav(take(example, key))
     rms, top = float(np.sqrt(np.mean(np.square(wav)))), float(np.abs(wav).max(initial=0))
     if rms == 0:
       return {**example, key: wav}
@@ -147,7 +147,7 @@ def peak_normalise(peak: float = 1.0, *, key: str = "wav"):
   """Scales so that the largest magnitude is `peak`; silence stays."""
 
   def fn(example, rng):
-    wav = _array(take(example, key))
+    wav = read_wav(take(example, key))
     top = float(np.abs(wav).max(initial=0))
     return {**example, key: wav * np.float32(peak / top) if top > 0 else wav}
 
@@ -159,7 +159,7 @@ def to_float(*, key: str = "wav"):
   """Integer PCM [T] or [T,C] (u8, i16 or i32) -> f32[T,C] in [-1,1]; float becomes f32[T,C]."""
 
   def fn(example, rng):
-    wav = _array(take(example, key))
+    wav = read_wav(take(example, key))
     if wav.ndim not in (1, 2):
       raise OpError(f"needs [T] or [T,C], got shape {wav.shape}.")
     if wav.dtype.kind == "f":
@@ -182,7 +182,7 @@ def resample(sr: int, *, key: str = "wav"):
   def fn(example, rng):
     import soxr
 
-    wav, old = _array(of_any_length(example, key)), int(take(example, "sr"))
+    wav, old = read_wav(of_any_length(example, key)), int(take(example, "sr"))
     wav = wav if old == sr else soxr.resample(wav, old, sr)
     return {**example, key: wav, "sr": sr}
 
@@ -223,7 +223,8 @@ def decode_audio(key: str = "encoded", *, to: str = "wav"):
   return fn
 
 
-def _array(wav) -> np.ndarray:
+def read_wav(wav) -> np.ndarray:
+  """The array of a recording, read if it is not."""
   return wav.numpy() if hasattr(wav, "read") else np.asarray(wav)
 
 
