@@ -1,4 +1,4 @@
-"""Pictures of samples: spectrograms side by side, and grids of images.
+"""Pictures of samples: spectrograms side by side, grids of images, confusions, points.
 
 matplotlib is imported inside the functions, without pyplot: no window system, no global state, and
 figures can be drawn in any thread.
@@ -147,4 +147,30 @@ def confusion(path, matrix, names, *, title=""):
         text = f"{matrix[i, j]:.0f}"
         axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
   fig.colorbar(image, ax=axis, shrink=0.8).set_label("share of the true class", fontsize=8)
+  _save(fig, path)
+
+
+def scatter(path, at, label, names, *, title=""):
+  """One picture of points in the plane, a colour and a mark for each class.
+
+  Args:
+    path: the png to write.
+    at: f32[N,2].
+    label: int[N]; -1 is drawn grey, as "no class".
+    names: of the classes.
+    title: str above it all.
+  """
+  from matplotlib.figure import Figure
+
+  fig = Figure(figsize=(7, 6), layout="constrained")
+  axis = fig.subplots()
+  for c in np.unique(label):
+    name = str(names[c] if c >= 0 else "no class").replace("$", r"\$")
+    style = dict(color=f"C{c % 10}", marker="osv^Dp"[c // 10 % 6]) if c >= 0 else dict(color="0.7")
+    # A name that begins with "_" would not be shown.
+    axis.scatter(*at[label == c].T, s=18, alpha=0.8, linewidths=0, label="\u200b" + name, **style)
+  if len(label):
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+  axis.set(xticks=[], yticks=[])
+  axis.set_title(title.replace("$", r"\$"), fontsize=10)
   _save(fig, path)

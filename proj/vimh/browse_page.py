@@ -1,6 +1,5 @@
 """The page of `proj.vimh.browse` as HTML text, and its grid as a picture."""
 
-import base64
 import io
 import os
 import struct
@@ -8,6 +7,7 @@ import zlib
 
 import numpy as np
 
+from big_audio.tools import page_media as media
 from big_audio.tools import report_page as base
 
 _CSS = """
@@ -19,7 +19,6 @@ _CSS = """
   white-space: normal; overflow-wrap: anywhere; } .sample .bad { color: var(--warn); }
 .sample audio { width: 100%; margin-top: 8px; } .sample .fall { width: 100%; margin-top: 8px; }
 """
-_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
 
 def png(image: np.ndarray) -> bytes:
@@ -33,20 +32,6 @@ def png(image: np.ndarray) -> bytes:
     ">I", zlib.crc32(kind + x)
   )  # fmt: skip
   return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*p) for p in parts)
-
-
-def wav(sound: np.ndarray, sr: int) -> bytes:
-  """f32[T] in [-1,1] -> a 16-bit wav; what is louder is cut."""
-  import soundfile
-
-  out = io.BytesIO()
-  soundfile.write(out, np.clip(sound, -1, 1), sr, format="WAV", subtype="PCM_16")
-  return out.getvalue()
-
-
-def uri(kind: str, data: bytes) -> str:
-  """A data URI."""
-  return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def bars(title: str, labels, series) -> str:
@@ -159,7 +144,7 @@ def _sample(data, sample, found, extras) -> str:
   m = data.metadata
   names = list(m.raw.get("channel_labels") or [])
   planes = "".join(
-    f'<img src="{uri("image/png", png(sample.image[..., c]))}" '
+    f'<img src="{media.uri("image/png", png(sample.image[..., c]))}" '
     f'alt="{base.text(names[c] if c < len(names) else f"plane {c}")}">'
     for c in range(sample.image.shape[-1])
   )
@@ -223,7 +208,7 @@ def page(data, samples, *, split, fit, wavs=None, waterfalls=False, found=None, 
   head = [
     "<!doctype html><html lang=en><head><meta charset=utf-8>",
     f"<title>{text(m.raw.get('dataset_name', 'VIMH'))}</title>",
-    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+    f'<meta http-equiv="Content-Security-Policy" content="{media.POLICY}">',
     '<meta name=viewport content="width=device-width, initial-scale=1">',
     f"<style>{base.CSS}{_CSS}</style></head><body><main>",
     f"<h1>{text(m.raw.get('dataset_name', 'VIMH'))}</h1>",
@@ -253,10 +238,10 @@ def page(data, samples, *, split, fit, wavs=None, waterfalls=False, found=None, 
     extras = ""
     wanted = []
     if wavs is not None:
-      sound = uri("audio/wav", wav(wavs[i], int(m.sr)))
+      sound = media.sound(wavs[i], int(m.sr))
       wanted.append(("sounds", f'<audio controls preload=none src="{sound}"></audio>'))
     if waterfalls:
-      fall = uri("image/png", waterfall(sample))
+      fall = media.uri("image/png", waterfall(sample))
       wanted.append(("waterfalls", f'<img class=fall alt=waterfall src="{fall}">'))
     for what, html in wanted:
       if len(html) > room:

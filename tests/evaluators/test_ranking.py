@@ -151,7 +151,7 @@ def test_a_sample_of_the_queries_keeps_all_references():
 
 def test_top_by_sorting():
   x = np.float32(np.round(I["x"], 0))  # ties
-  items = R.Embedded(x, I["label"], np.arange(150) // 3, np.arange(150) // 10)
+  items = R.Embedded(x, I["label"], np.arange(150) // 3, np.arange(150) // 30)
   unit = R.unit(x)
   for artists in (False, True):
     for i, places, cosines in R.top(items, k=7, artists=artists, block=13):
