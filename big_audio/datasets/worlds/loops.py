@@ -6,6 +6,7 @@ genre may differ in tempo or swing alone. Loop i of a split is drawn from hash(s
 """
 
 import difflib
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ PATTERNS = {
     tom="..o.......o.....",
   ),
   "half": dict(
-    kick="X..o...o..X.....",
+    kick="X..X....o.......",
     snare="........X.......",
     hat="X.oxX.oxX.oxX.ox",
     tom="......o.....o.o.",
@@ -210,20 +211,27 @@ def _kit(kit, brightness, sr, rng):
 
 def _drum(hz, sweep, decay, sr):
   """A sine that falls from `sweep` times its frequency within 20 ms, f32[0.2 sr]."""
-  t = np.arange(int(0.2 * sr), dtype=np.float32) / np.float32(sr)
-  cycles = synth.phase((hz * (1 + (sweep - 1) * np.exp(-t / 0.02))).astype(np.float32), sr)
-  sound = np.sin(2 * np.pi * (cycles - np.floor(cycles)))
-  return (sound * synth.decay(t, 0.002, decay) * synth.gate(t, 0.16, 0.04)).astype(np.float32)
+  t, fall, ends = _times(sr)
+  # The integral of hz (1 + (sweep - 1) fall).
+  cycles = np.float32(hz) * (t + np.float32((sweep - 1) * 0.02) * (1 - fall))
+  return np.sin(np.float32(2 * np.pi) * cycles) * (np.exp(t * np.float32(-1 / decay)) * ends)
 
 
 def _burst(hz, width, decay, level, sr, rng):
   """Noise around a frequency that decays, f32[0.2 sr]."""
-  n = int(0.2 * sr)
-  t = np.arange(n, dtype=np.float32) / np.float32(sr)
-  noise = rng.standard_normal(1 << (n - 1).bit_length(), dtype=np.float32)
-  noise = synth.band_noise(noise, hz, width, sr)[:n]
-  noise *= np.float32(level / np.sqrt(np.mean(noise**2)))
-  return noise * synth.decay(t, 0.001, decay) * synth.gate(t, 0.16, 0.04)
+  t, _, ends = _times(sr)
+  noise = rng.standard_normal(1 << (len(t) - 1).bit_length(), dtype=np.float32)
+  noise = synth.band_noise(noise, hz, width, sr)[: len(t)]
+  scale = np.float32(level * np.sqrt(len(t) / np.dot(noise, noise)))
+  return scale * noise * (np.exp(t * np.float32(-1 / decay)) * ends)
+
+
+@functools.lru_cache
+def _times(sr):
+  """Seconds, exp(-t / 20 ms), and a factor by which a sound begins and ends softly: f32[0.2 sr]."""
+  t = np.arange(int(0.2 * sr)) / sr
+  ends = np.minimum(t / 0.002, 1) * np.minimum((t[-1] - t) / 0.04, 1)
+  return tuple(x.astype(np.float32) for x in (t, np.exp(-t / 0.02), ends))
 
 
 def _rng(name):
