@@ -1,0 +1,280 @@
+r"""Music similarity: an Audio Spectrogram Transformer whose cosines follow classes of tracks.
+
+  python train.py --config configs/ast_triplet.py --workdir runs/loops
+
+Procedural drum loops in nine sub-genres, from scratch, no download. TIME
+
+Your tracks, `genre/subgenre/file`, from public weights (chunks of 10.24 s, 1024 frames, 86 M
+parameters: for an accelerator):
+
+  --config 'configs/ast_triplet.py:data=tracks,dir=PATH,net=ast_base,init=ast.safetensors'
+
+`init` is a file or folder of the checkpoint MIT/ast-finetuned-audioset-10-10-0.4593, or what
+big_audio.tools.convert_weights made of it. The recipe is then that of fine-tuning: lr 4e-5, wd .1,
+dropout .05, a head that learns seven times faster at first. `freeze=all` trains the head alone,
+`freeze=6` what stands above the sixth block, `lora=8` adapters of rank 8 on frozen attention.
+
+Flat folders, by regular expressions on paths, each with one group:
+
+  --config 'configs/ast_triplet.py:data=tracks,dir=fsdd,label=^\d_([a-z]+)_,secs=.8,\
+train=_(1[5-9]|[234]\d)\.wav$,validation=_1[0-4]\.wav$,test=_[5-9]\.wav$'
+
+Lists (CSV with the columns path, label, and optionally artist, track, split, fold):
+
+  --config 'configs/ast_triplet.py:data=tracks,list=esc10/metadata.csv,fold=1,secs=2'
+
+Features that tools/prepare_features has written: data=features,dir=PATH.
+
+Without rules, tracks are divided within each class, and tracks of one artist stay together
+(`splits.json` in the workdir). Validation chooses the checkpoint; the test is looked at once, at
+the end.
+"""
+
+from ml_collections import ConfigDict
+
+from big_audio.config import args
+
+ARGS = dict(
+  data=("loops", "tracks", "features"),
+  dir="", list="",  # of tracks (a list, its folder, or both); dir of features
+  label="", artist="", trash="",  # of tracks, see datasets/tracks.py
+  train="", validation="", test="",  # of tracks: regular expressions on paths
+  fold="", folds=0,  # of tracks: `fold` is the test; folds=0: the list has a column "fold"
+  secs=0.0,  # of a chunk; 0: 10.24, of loops 2
+  chunks=("crop", "random", "sequential", "spaced"),  # in training: another crop each time, or fixed
+  most=3,  # chunks of a track, at most
+  edge_secs=0.0,  # left out at both ends of a recording
+  pad=("silence", "rows"),  # what fills up a short recording: silence, or zero rows of the log-mel
+  mels=128,
+  mean=-4.2677393, std=4.5689974,  # of log-mels; those of AudioSet
+  cmn=False,  # each mel less its mean over the clip: deaf to rooms and microphones
+  net=("ast_micro", "ast_tiny", "ast_small", "ast_base"),
+  patch="",  # "16x16": frames x mels; of the net, like what follows where it is 0
+  stride="",  # "10x10"
+  dim=0, depth=0, heads=0, layer=0, pool=("tokens", "special"),
+  dropout=-1.0,  # -1: what suits the recipe
+  patchout=0,  # columns of patches left out in training
+  dtype=("float32", "bfloat16"), remat=False,
+  init="", freeze="", lora=0,
+  loss=("supcon", "triplet", "quadruplet", "multi_similarity", "ntxent", "proxy_anchor"),
+  miner=("semihard", "all", "hard", "progressive", "random", "distance_weighted"),
+  margin=0.3, margin_end=0.0,  # 0: constant; else reached after a third of the run
+  temperature=0.1, memory=0,  # items of earlier batches to compare with
+  classes=0,  # of tracks and features, for loss=proxy_anchor
+  p=8, k=4, trash_items=4,  # a batch: p classes, k tracks of each
+  augment=("full", "light", "none"), mixup=0.0,
+  steps=0, epochs=0.0, lr=0.0, wd=-1.0, ema=0.99,
+  stop_after=0,  # evaluations without a better MAP@R on validation items
+  smoke=False,
+)  # fmt: skip
+SR, WIN, HOP = 16000, 400, 160  # of the log-mels, Hz and samples
+EVALS = 10  # looks at the validation items in a run
+
+
+def pair(name, text):
+  """(frames, mels) of "16x10"."""
+  parts = text.split("x")
+  if len(parts) != 2 or not all(p.isdigit() and int(p) for p in parts):
+    raise ValueError(f"configs/ast_triplet.py: {name}={text!r}: expected FRAMESxMELS, such as 16x10.")
+  return int(parts[0]), int(parts[1])
+
+
+def check(a, arg):
+  """Arguments that would do nothing, and combinations that mean nothing."""
+  where = "configs/ast_triplet.py:"
+  given = {part.partition("=")[0] for part in arg.split(",") if part}
+  of_tracks = {"list", "label", "artist", "trash", "train", "validation", "test", "fold", "folds"}
+  of_sound = {"chunks", "most", "edge_secs", "pad"}
+  unused = {
+    "loops": of_tracks | of_sound | {"dir", "classes"}, "tracks": set(),
+    "features": of_tracks | of_sound | {"secs"},
+  }[a.data] & given  # fmt: skip
+  if unused:
+    raise ValueError(f"{where} data={a.data} does not take {', '.join(sorted(unused))}.")
+  if a.data == "tracks" and not (a.dir or a.list):
+    raise ValueError(f"{where} data=tracks needs dir=FOLDER, list=FILE.csv, or both.")
+  if a.data == "features" and not a.dir:
+    raise ValueError(f"{where} data=features needs dir=FOLDER, as prepare_features wrote it.")
+  rules = {k for k in ("train", "validation", "test") if a[k]}
+  if rules and len(rules) < 3:
+    raise ValueError(f"{where} give all of train, validation and test, or none.")
+  if rules and a.fold:
+    raise ValueError(f"{where} fold and rules for splits exclude each other.")
+  for key, losses in (
+    ("miner", ("triplet", "quadruplet")), ("margin", ("triplet", "quadruplet", "proxy_anchor")),
+    ("margin_end", ("triplet",)), ("temperature", ("supcon", "ntxent")),
+    ("trash_items", ("quadruplet",)), ("classes", ("proxy_anchor",)),
+  ):  # fmt: skip
+    if key in given and a.loss not in losses:
+      raise ValueError(f"{where} {key} is of loss={', '.join(losses)}; got loss={a.loss}.")
+  if a.loss == "quadruplet" and not a.trash:
+    raise ValueError(f"{where} loss=quadruplet needs trash=FOLDER with sounds of no class.")
+  if a.memory and a.loss == "proxy_anchor":
+    raise ValueError(f"{where} loss=proxy_anchor compares with no memory.")
+  if a.lora and a.freeze not in ("", "all"):
+    raise ValueError(f"{where} lora freezes the whole net; leave out freeze.")
+  if a.freeze not in ("", "all") and not a.freeze.isdigit():
+    raise ValueError(f"{where} freeze={a.freeze!r}: expected all, or a number of blocks.")
+
+
+def source(a, split, *, chunked):
+  """The data set of a split; `chunked` is cut in the same way each time."""
+  if a.data == "loops":
+    count = dict(train=5400, validation=450, test=900, regions=900)[split]
+    count = min(count, 90) if a.smoke else count
+    return dict(source="worlds.loops", split=split, sr=SR, secs=a.secs, num_examples=count)
+  if a.data == "features":
+    return dict(source="features", dir=a.dir, split=split)
+  kw = dict(source="tracks", dir=a.dir, list=a.list, split=split, sr=SR, channels=1)
+  kw.update({k: a[k] for k in ("label", "artist", "trash") if a[k]})
+  if a.train:
+    kw["splits"] = {k: a[k] for k in ("train", "validation", "test")}
+  elif a.fold:
+    kw["splits"] = dict(fold=int(a.fold) if a.folds else a.fold, validation=0.15)
+    if a.folds:
+      kw["splits"]["folds"] = a.folds
+  if chunked:
+    strategy = a.chunks if a.chunks != "crop" and split == "train" else "spaced"
+    kw["chunk"] = dict(
+      secs=a.secs, strategy=strategy, most=a.most, edge_secs=a.edge_secs, short="pad", min_secs=0.1
+    )
+  return kw
+
+
+def preprocessing(a, frames, *, train):
+  """The operations of a chunk: sound or stored log-mel -> normalised log-mel."""
+  augment = a.augment if train else "none"
+  samples = WIN + (frames - 1) * HOP
+  ops = []
+  if a.data != "features":
+    if augment == "full":
+      ops += ["speed(0.85, 1.18)"]
+    if a.pad == "silence":
+      ops += [f'pad(samples={samples}, mode="{"random" if train else "centre"}")']
+    place = "random" if train and (a.chunks == "crop" or a.data == "loops") else "start"
+    short = ', short="keep"' if a.pad == "rows" else ""
+    ops += [f'crop(samples={samples}, mode="{place}"{short})']
+    if augment == "full":
+      ops += ["gain(-6, 6)"]
+    ops += [f"fbank({frames}, n_mels={a.mels})"]
+  if a.cmn:
+    ops += ["cmn"]
+  if augment != "none":
+    bins, wide = (a.mels // 6, frames // 5) if augment == "full" else (a.mels // 10, frames // 10)
+    ops += [f"mask_fbank({bins}, {wide})"]
+  ops += [f"ast_normalise({a.mean}, {a.std})"]
+  if augment != "none":
+    ops += ["noise_fbank(0.03, 0.07)"]
+  keep = ("fbank", "label", "track") if train else ("fbank", "label", "track", "artist", "id")
+  return "|".join([*ops, f"keep({', '.join(repr(k) for k in keep)})"])
+
+
+def objective(a):
+  """Settings of the loss."""
+  loss = dict(name=a.loss)
+  if a.loss in ("triplet", "quadruplet"):
+    loss["miner"] = a.miner
+  if a.loss == "triplet":
+    ramp = dict(begin=a.margin, end=a.margin_end, ramp_percent=33.0)
+    loss["margin"] = ramp if a.margin_end else a.margin
+  if a.loss in ("supcon", "ntxent"):
+    loss["temperature"] = a.temperature
+  if a.memory:
+    loss["memory"] = dict(size=a.memory, weight=1.0)
+  return loss
+
+
+def optimizer(a, tuned):
+  """Two rates: that of the head begins `boost` times higher where the net is a trained one."""
+  cosine = dict(kind="cosine", warmup_percent=10, final=0.0025 if tuned else 0.0)
+  head = dict(cosine, boost=7.0, boost_percent=30) if tuned else cosine
+  schedule = [["(head|proxies|lora)(/.*)?", head]]
+  first = "embed|class|distil|positions"
+  if a.lora or a.freeze == "all":
+    schedule.append(["net/.*", None])
+  elif a.freeze:
+    blocks = "|".join(f"block_{i}" for i in range(int(a.freeze)))
+    schedule += [[f"net/({first}{'|' if blocks else ''}{blocks})(/.*)?", None], ["net/.*", cosine]]
+  else:
+    schedule.append(["net/.*", cosine])
+  wd = a.wd if a.wd >= 0 else (0.1 if tuned else 0.05)
+  return dict(
+    name="adam", lr=a.lr or (4e-5 if tuned else 1e-3), wd=wd, b2=0.999 if tuned else 0.98,
+    clip=10.0 if tuned else 1.0, ema=dict(decay=a.ema) if a.ema else None, schedule=schedule,
+  )  # fmt: skip
+
+
+def models(a, frames, tuned):
+  """The net and the projector."""
+  family, _, variant = a.net.partition("_")
+  net = dict(model=family, variant=variant, frames=frames, bins=a.mels, pool=a.pool, remat=a.remat)
+  for name in ("patch", "stride"):
+    if a[name]:
+      net[f"{name}_time"], net[f"{name}_freq"] = pair(name, a[name])
+  net.update({k: a[k] for k in ("dim", "depth", "heads", "layer") if a[k]})
+  net["dropout"] = a.dropout if a.dropout >= 0 else (0.05 if tuned else 0.1)
+  net["patchout_time"] = a.patchout
+  net["dtype"] = None if a.dtype == "float32" else a.dtype
+  return dict(net=net, head=dict(model="projector", widths=[512, 128], dropout=0.15))
+
+
+def get_config(arg=""):
+  """A trunk, a projector, and a loss that sees P classes of K tracks."""
+  a = args(arg, ARGS)
+  check(a, arg)
+  a = ConfigDict(a)
+  tuned = bool(a.init)
+  a.secs = a.secs or (2.0 if a.data == "loops" else 10.24)
+  frames = (round(a.secs * SR) - WIN) // HOP + 1
+  if a.smoke:
+    small = dict(steps=20, p=3, k=2, dim=16, depth=2, heads=2)
+    a.update({k: v for k, v in small.items() if a[k] == ARGS[k]})
+  trash = a.trash_items if a.loss == "quadruplet" else 0
+
+  c = ConfigDict()
+  c.seed = 0
+  if a.epochs:
+    c.total_epochs = a.epochs
+  else:
+    c.total_steps = a.steps or 1000
+  batch = a.p * a.k + trash
+  train = source(a, "train", chunked=a.chunks != "crop")
+  c.input = dict(
+    batch_size=batch, num_threads=1, num_workers=0, max_bad_share=0.01,
+    sampler=dict(name="pk", p=a.p, k=a.k, trash=trash),
+    data=dict(train=dict(train, pp=preprocessing(a, frames, train=True))),
+  )  # fmt: skip
+  c.models = models(a, frames, tuned)
+  c.trainer = dict(name="embed", key="fbank", loss=objective(a))
+  if a.loss == "proxy_anchor":
+    c.trainer.classes = 9 if a.data == "loops" else a.classes
+  if a.mixup:
+    c.trainer.mixup = dict(alpha=a.mixup, share=0.5)
+  if a.lora:
+    c.trainer.lora = dict(
+      pattern=r"net/block_\d+/attend/(query|value)/kernel", rank=a.lora, alpha=2.0 * a.lora
+    )
+  c.optimizer = optimizer(a, tuned)
+  if a.init:
+    missing = "head/.*" if a.head_init else ""
+    c.init_from = [dict(spec=a.init, family="ast", into="net", unused="classifier/.*|head/.*")]
+  c.log = dict(every_steps=10)
+  c.ckpt = dict(every_percent=100 / EVALS, keep_latest=1, best="val/val/map_r", best_mode="max")
+  if a.stop_after:
+    c.plateau = dict(
+      metric="val/val/map_r", mode="max", patience=0, factor=0.5, stop_after=a.stop_after
+    )
+  pp = preprocessing(a, frames, train=False)
+  data = lambda split: dict(source(a, split, chunked=True), pp=pp)
+  common = dict(type="retrieval", batch_size=64, limit=64 if a.smoke else None)
+  final = dict(common, train_data=data("train"), log_percent=100)
+  c.evals = dict(
+    val=dict(common, data=data("validation"), measures=["ranking"], picture=False,
+             log_percent=100 / EVALS),
+    test=dict(final, data=data("test"), prefix="test_"),
+    probe=dict(final, data=data("test"), key="features", measures=["probe", "knn"], picture=False,
+               prefix="features_"),
+  )  # fmt: skip
+  if a.data == "loops":
+    c.evals.regions = dict(final, data=data("regions"), prefix="regions_")
+  return c
