@@ -17,7 +17,7 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -65,6 +65,7 @@ class Source:
     artists: the same of the artists.
     starts_secs: f64[len], where in its recording each item begins.
     excluded: {path: reason} of the recordings that were left out.
+    too_short: those of them that can be read, but have no chunk.
     sr: Hz of all recordings.
   """
 
@@ -157,10 +158,11 @@ class Source:
     }
     self.starts_secs = self._start / np.array([f.sr for f in mine])
     if split == "train":
-      _check_classes(self.columns, self.classes, where)
+      check_classes(self.columns, self.classes, where)
 
   def _cut(self, files, cut, where):
     """[(index into files, first sample, samples)], at the rates of the files."""
+    self.too_short: dict[str, str] = {}
     long = [f.path for f in files if f.frames > _LONG_SECS * f.sr]
     if long:
       print(f"{where}: {len(long)} above {_LONG_SECS} s: {_some(long)}", file=sys.stderr)
@@ -178,6 +180,7 @@ class Source:
       length = (want - 1) * f.sr // self.sr + 1
       begins = cut.starts(f.frames, length, f.sr, f.track)
       out += [(i, int(b), min(length, f.frames)) for b in begins]
+    self.too_short = left_out
     self.excluded |= left_out
     if left_out:
       first = "; ".join(f"{p}: {why}" for p, why in [*left_out.items()][:3])
@@ -196,15 +199,22 @@ class Source:
     return len(self._file)
 
   def __getitem__(self, i: int) -> dict:
-    path, sr, channels, name = self._files[self._file[i]]
-    if self._chunked:
-      name += f"@{self.starts_secs[i]:g}"
+    path, sr, channels, _ = self._files[self._file[i]]
+    name = self.id(i)
     file = AudioFile(
       f"{self.dir}/{path}", sr, int(self._frames[i]), channels, self.sr, self.channels,
       start=int(self._start[i]), name=name,
     )  # fmt: skip
     numbers = {k: int(v[i]) for k, v in self.columns.items()}
     return {"wav": file, "sr": self.sr, "id": name, **numbers}
+
+  def stem(self, i: int) -> str:
+    """Path of an item's recording, relative to the folder, without suffix."""
+    return self._files[self._file[i]][3]
+
+  def id(self, i: int) -> str:
+    """The name of an item: its recording, and where in it a chunk begins."""
+    return self.stem(i) + (f"@{self.starts_secs[i]:.10g}" if self._chunked else "")
 
   def path(self, i: int) -> Path:
     """The file of an item."""
@@ -422,7 +432,8 @@ def _stored(path, ids, excluded, where):
   return out
 
 
-def _check_classes(columns, classes, where):
+def check_classes(columns: Mapping[str, np.ndarray], classes: Sequence[str], where: str) -> None:
+  """Raises a ValueError where items are not of two classes, with two tracks each."""
   pairs = {*zip(columns["label"].tolist(), columns["track"].tolist(), strict=True)}
   count = Counter(label for label, _ in pairs)
   if len(classes) < 2:

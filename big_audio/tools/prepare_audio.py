@@ -24,18 +24,15 @@ import json
 import os
 import pathlib
 import sys
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from big_audio import clock
 from big_audio import config as C
-from big_audio.datasets import arrayrecord, audio_dir, splits
+from big_audio.datasets import audio_dir, splits
 from big_audio.datasets.audio import AudioFile
 from big_audio.datasets.errors import DecodeError
-from big_audio.tools import manifests
+from big_audio.tools import manifests, shards
 from big_audio.tools.listing import Item, find
 
 PAYLOADS = dict(
@@ -45,10 +42,6 @@ PAYLOADS = dict(
 )
 _FLAC_CHANNELS = 8
 _BYTES = dict(flac=1.2, int16=2.0, float32=4.0)  # of a sample, about
-
-
-class BadShareError(ValueError):
-  """More recordings than allowed cannot be used."""
 
 
 def encode(wav: np.ndarray, sr: int, payload: str) -> tuple[dict, int]:
@@ -108,7 +101,7 @@ def _licence(item):
 def plan(items, folder, *, known, rules, group, sr, channels, payload, shard_mb):
   """[(shard name, its items)]: contiguous pieces of each split, all about equally long."""
   ids = [i.id for i in items]
-  shards = []
+  found = []
   for split in sorted(rules):
     chosen = [
       items[n]
@@ -116,104 +109,9 @@ def plan(items, folder, *, known, rules, group, sr, channels, payload, shard_mb)
         ids, split, rules, group=group, folder=folder, where="prepare_audio", known=known
       )
     ]
-    size = np.array([i.frames * sr / i.sr * channels * _BYTES[payload] for i in chosen])
-    count = max(1, min(len(chosen), round(size.sum() / (shard_mb * 1e6))))
-    place = np.minimum((np.cumsum(size) - size) / max(size.sum(), 1) * count, count - 1).astype(int)
-    pieces = [[i for i, p in zip(chosen, place, strict=True) if p == k] for k in range(count)]
-    pieces = [p for p in pieces if p]  # one long recording may take the place of several shards
-    shards += [(f"{split}-{k:05}-of-{len(pieces):05}.arrayrecord", p) for k, p in enumerate(pieces)]
-  return shards
-
-
-class _StoppedError(Exception):
-  pass
-
-
-class Preparer:
-  """Writes shards and keeps count of what fails.
-
-  Args:
-    target: folder of the shards.
-    total: recordings, for the share that fails.
-    bad: already found, {"id", "reason"} each.
-    max_bad_share: beyond it (and beyond one recording) BadShareError is raised.
-    tick: called with the number of recordings that are done.
-    **kw: of `examples`.
-  """
-
-  def __init__(self, target, total, bad, max_bad_share, tick=lambda n: None, **kw):
-    self._target, self._total, self._cap, self._kw = target, total, max_bad_share, kw
-    self.bad, self._lock, self._done, self._tick = list(bad), threading.Lock(), 0, tick
-    self.stop = threading.Event()
-
-  def check(self) -> None:
-    """Raises BadShareError if too much has failed."""
-    share = len(self.bad) / max(self._total, 1)
-    if len(self.bad) > 1 and share > self._cap:
-      self.stop.set()
-      last = "; ".join(f'"{b["id"]}": {b["reason"]}' for b in self.bad[-3:])
-      raise BadShareError(
-        f"{len(self.bad)} of {self._total} recordings cannot be used, more than --max-bad-share "
-        f"{self._cap}. The last: {last}. Repair or remove them, or allow more."
-      )
-
-  def _note(self, record_or_none):
-    with self._lock:
-      if record_or_none:
-        self.bad.append(record_or_none)
-      self._done += 1
-      self._tick(self._done)
-    self.check()
-
-  def resume(self, sidecar: dict, count: int) -> None:
-    """Counts a shard that an earlier run completed."""
-    with self._lock:
-      self.bad += sidecar["failed"]
-      self._done += count
-      self._tick(self._done)
-
-  def shard(self, name: str, items: list[Item]) -> dict:
-    """Writes one shard; returns what the card says of it."""
-    out = dict(name=name, examples=0, recordings=0, secs=0.0, clipped=0, failed=[])
-    licences = Counter()
-    path = self._target / name
-    with arrayrecord.Writer(path) as writer:
-      for item in items:
-        if self.stop.is_set():
-          raise _StoppedError  # another shard has ended the run; nothing of this one stays
-        try:
-          # All segments first: half a recording would be a silent loss.
-          found = list(examples(item, **self._kw))
-        except DecodeError as e:
-          failure = dict(id=item.id, reason=str(e))
-          out["failed"].append(failure)
-          self._note(failure)
-          continue
-        for record, n, clipped in found:
-          writer.write(record)
-          out["secs"] += n / self._kw["sr"]
-          out["clipped"] += clipped
-        out["examples"] += len(found)
-        out["recordings"] += 1
-        licences[str(_licence(item) or "not stated")] += 1
-        self._note(None)
-    out.update(licences=dict(licences), bytes=path.stat().st_size, sha256=manifests.sha256(path))
-    # The note behind the shard: a shard without it is written again.
-    manifests.replace(_sidecar(path), json.dumps(out))
-    return out
-
-
-def _sidecar(path):
-  return path.parent / ".shards" / f"{path.name}.json"
-
-
-def _finished(path):
-  """What an earlier run noted of a complete shard, else None."""
-  try:
-    note = json.loads(_sidecar(path).read_text())
-    return note if path.stat().st_size == note["bytes"] else None
-  except (OSError, ValueError, KeyError):
-    return None
+    size = [i.frames * sr / i.sr * channels * _BYTES[payload] for i in chosen]
+    found += shards.pieces(split, chosen, size, shard_mb)
+  return found
 
 
 def prepare(
@@ -273,62 +171,28 @@ def prepare(
     ]
   kw = dict(sr=sr, channels=channels, payload=payload, segment_secs=segment_secs, min_secs=min_secs)
   folder, known = source if source.is_dir() else source.parent, [b["id"] for b in bad + short]
-  shards = plan(items, folder, known=known, rules=rules, group=group, sr=sr, channels=channels,
-                payload=payload, shard_mb=shard_mb)  # fmt: skip
+  planned = plan(items, folder, known=known, rules=rules, group=group, sr=sr, channels=channels,
+                 payload=payload, shard_mb=shard_mb)  # fmt: skip
   stamp = lambda i: [i.id, i.sr, i.frames, i.channels, i.start, i.sha256, sorted(i.extra.items())]
-  listing = json.dumps([[n, [stamp(i) for i in mine]] for n, mine in shards], default=str)
+  listing = json.dumps([[n, [stamp(i) for i in mine]] for n, mine in planned], default=str)
   arguments = dict(kw, rules=rules, group=group, shard_mb=shard_mb,
                    recordings=hashlib.sha256(listing.encode()).hexdigest())  # fmt: skip
-  _claim(target, arguments)
-  progress = clock.Progress(len(items))
-  tick = lambda n: progress.phase("prepare", n, sum(len(m) for _, m in shards))
-  worker = Preparer(target, total, bad, max_bad_share, tick, **kw)
-  tick(0)
-  worker.check()
-  notes, todo = {}, []
-  for name, mine in shards:
-    note = _finished(target / name)
-    if note is None:
-      todo.append((name, mine))
-    else:
-      notes[name] = note
-      worker.resume(note, len(mine))
-  if notes:
-    progress.message(f"{len(notes)} of {len(shards)} shards are there already")
-  try:
-    with ThreadPoolExecutor(jobs) as pool:
-      futures = [pool.submit(worker.shard, *job) for job in todo]
-      try:
-        for future in as_completed(futures):
-          note = future.result()
-          notes[note["name"]] = note
-      except BaseException:
-        worker.stop.set()
-        pool.shutdown(cancel_futures=True)
-        worker.check()  # the cause, where this is only its echo in another shard
-        raise
-  finally:
-    progress.close()
-    manifests.write(target / "failed.jsonl", worker.bad + short)
-  card = _card(source, arguments, [notes[n] for n, _ in shards], worker.bad, short)
+  shards.claim(target, arguments)
+
+  def count(note, item, found):
+    note["secs"] += sum(n for _, n, _ in found) / sr
+    note["clipped"] += sum(clipped for *_, clipped in found)
+    stated = str(_licence(item) or "not stated")
+    note["licences"][stated] = note["licences"].get(stated, 0) + 1
+
+  notes, bad = shards.write(
+    target, planned, total=total, bad=bad, left_out=short, max_bad_share=max_bad_share, jobs=jobs,
+    make=lambda item: examples(item, **kw), count=count,
+    blank=dict(secs=0.0, clipped=0, licences={}),
+  )  # fmt: skip
+  card = _card(source, arguments, notes, bad, short)
   manifests.replace(target / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
   return card
-
-
-def _claim(target, arguments):
-  """Makes the target, or checks that it was made with the same arguments and recordings."""
-  (target / ".shards").mkdir(parents=True, exist_ok=True)
-  path = target / ".shards" / "plan.json"
-  if path.is_file():
-    differ = C.diff(json.loads(path.read_text()), json.loads(json.dumps(arguments)))
-    if differ:
-      lines = "\n".join(f"  {k}: there {a!r}, now {b!r}" for k, (a, b) in differ.items())
-      raise ValueError(
-        f"{target} holds shards of other recordings or arguments:\n{lines}\n"
-        "Take another folder, or remove this one."
-      )
-    return
-  manifests.replace(path, json.dumps(arguments))
 
 
 def _card(source, arguments, notes, bad, short):
@@ -355,32 +219,6 @@ def _card(source, arguments, notes, bad, short):
   )
 
 
-def _rule(text):
-  name, eq, rule = text.partition("=")
-  if not eq or not name or not rule:
-    raise argparse.ArgumentTypeError(f"expected NAME=FRACTION or NAME=REGEX, got {text!r}")
-  try:
-    return name, float(rule)
-  except ValueError:
-    return name, rule
-
-
-def _positive(kind):
-  """A type for argparse: numbers above 0."""
-
-  def read(text):
-    try:
-      value = kind(text)
-    except ValueError:
-      value = 0
-    if not 0 < value < float("inf"):
-      what = "a whole number" if kind is int else "a number"
-      raise argparse.ArgumentTypeError(f"expected {what} above 0, got {text!r}")
-    return value
-
-  return read
-
-
 def parser() -> argparse.ArgumentParser:
   """The command line."""
   p = argparse.ArgumentParser(
@@ -390,27 +228,29 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("source", metavar="SOURCE", help="a folder, or a .jsonl or .csv with `path`")
   p.add_argument("target", metavar="TARGET", help="folder of the shards")
   p.add_argument(
-    "--sr", type=_positive(int), help="resample to this rate, Hz; default: refuse mixed rates"
+    "--sr", type=shards.positive(int), help="resample to this rate, Hz; default: refuse mixed rates"
   )
   p.add_argument(
-    "--channels", type=_positive(int), help="1: the mean; default: refuse mixed counts"
+    "--channels", type=shards.positive(int), help="1: the mean; default: refuse mixed counts"
   )
   p.add_argument("--mono", dest="channels", action="store_const", const=1, help="--channels 1")
   p.add_argument("--payload", choices=tuple(PAYLOADS), default="flac", help="default %(default)s")
   p.add_argument(
-    "--segment-secs", type=_positive(float), help="cut recordings into pieces of this length"
+    "--segment-secs", type=shards.positive(float), help="cut recordings into pieces of this length"
   )
   p.add_argument("--min-secs", type=float, default=0.0, help="leave out shorter ones, and rests")
-  p.add_argument("--max-secs", type=_positive(float), help="leave out longer ones")
+  p.add_argument("--max-secs", type=shards.positive(float), help="leave out longer ones")
   p.add_argument(
-    "--split", type=_rule, action="append", metavar="NAME=RULE",
+    "--split", type=shards.rule, action="append", metavar="NAME=RULE",
     help="a fraction (by hash of the path) or a regex; repeat it (default .9, .05, .05)",
   )  # fmt: skip
   p.add_argument("--group", help="regex: what its group matches shares a split")
   p.add_argument("--licence", help="of recordings whose row states none")
-  p.add_argument("--shard-mb", type=_positive(float), default=256.0, help="default %(default)s")
   p.add_argument(
-    "--jobs", type=_positive(int), default=os.cpu_count() or 1, help="shards at a time"
+    "--shard-mb", type=shards.positive(float), default=256.0, help="default %(default)s"
+  )
+  p.add_argument(
+    "--jobs", type=shards.positive(int), default=os.cpu_count() or 1, help="shards at a time"
   )
   p.add_argument("--max-bad-share", type=float, default=0.01, help="default %(default)s")
   return p

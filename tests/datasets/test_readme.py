@@ -20,9 +20,10 @@ def test_every_source_and_operation_is_named_and_no_other():
 
 
 def test_its_code_runs(capsys):
-  config, loading = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+  config, similarity, loading = re.findall(r"```python\n(.*?)```", PAGE, re.S)
   exec(config, found := {})
-  for spec in found["data"].values():
+  exec(similarity, found)
+  for spec in (*found["data"].values(), found["tracks"]):
     builder.build(spec["pp"])
   notes = {k: v for k, v in found["data"]["notes"].items() if k not in ("weight", "pp", "source")}
   assert len(build.build(found["data"]["notes"]["source"], **notes)) > 0

@@ -10,7 +10,7 @@ import pytest
 from big_audio.datasets import arrayrecord, audio_dir
 from big_audio.input_pipeline import eval_batches
 from big_audio.pp import builder
-from big_audio.tools import manifests, prepare_audio
+from big_audio.tools import manifests, prepare_audio, shards
 from tests.datasets.conftest import corrupt_flac, cut, own_cache, tone, write  # noqa: F401
 
 RULES = dict(train=r"_[0-3]\.", test=r"_4\.")
@@ -116,7 +116,7 @@ def test_a_killed_run_goes_on(folder, tmp_path, monkeypatch):
   assert not any("tmp" in n for n in there) and "card.json" not in there
   # A shard without its note, as a kill between the two leaves it, is written again.
   first = sorted((tmp_path / "out").glob("*.arrayrecord"))[0]
-  prepare_audio._sidecar(first).unlink()
+  shards.sidecar(first).unlink()
   monkeypatch.setattr(prepare_audio, "encode", lambda *a: (calls.append(1), real(*a))[1])
   before = len(calls)
   card = prepare_audio.prepare(folder, tmp_path / "out", **kw)
