@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_audio import checkpoint, trees
+from big_audio import checkpoint, convert, trees
 from big_audio import config as C
 from big_audio.trainers import loss as losses
 
@@ -167,29 +167,59 @@ def open_aux(where: str, specs: Mapping[str, str]) -> dict[str, Function]:
   return {name: Function(f"{where}.{name}", spec) for name, spec in specs.items()}
 
 
-def initialise(state: Mapping, init_from, *, where="config.init_from") -> dict:
-  """`state` with models, and what they need beside their parameters, taken from other runs.
+def initialise(state: Mapping, init_from, models: Mapping | None = None, *,
+               where="config.init_from") -> dict:  # fmt: skip
+  """`state` with models, and what they need beside their parameters, taken from elsewhere.
 
   Args:
     state: {"params": {model name: ...}, + mutable collections}.
-    init_from: list of dict(spec, into, [source, rename, missing, unused, ema, collections]):
-      `into` and `source` are names of models here and there (source defaults to into); see
-      `trees.strict_update`. `collections` is a regex of leaves outside of the parameters to take
-      too, such as "stats/features/.*|codebook/.*" ("" for none). It must be given where the other
-      run holds any that are here as well: a codec without its own statistics is another one.
+    init_from: list of items. From another run: dict(spec, into, [source, rename, missing, unused,
+      ema, collections]): `into` and `source` are names of models here and there (source defaults
+      to into); see `trees.strict_update`. `collections` is a regex of leaves outside of the
+      parameters to take too, such as "stats/features/.*|codebook/.*" ("" for none). It must be
+      given where the other run holds any that are here as well: a codec without its own statistics
+      is another one.
+      From a file of weights or the folder of a public checkpoint: dict(spec, family, into, [source,
+      rename, missing, unused, config, positions]), see `convert.load`; `positions` ("cut" or
+      "interpolate") allows those of another grid.
+    models: {name: module} of `state`, for `positions`.
 
   Raises:
     ValueError: unknown keys or models, or a difference that no regex excuses.
   """
   for i, item in enumerate(init_from):
-    state = C.call(f"{where}[{i}]", _init_one, state, f"{where}[{i}]", **C.to_dict(item))
+    item, at = C.to_dict(item), f"{where}[{i}]"
+    if "family" in item:
+      state = C.call(at, _init_from_file, state, models or {}, at, **item)
+    else:
+      state = C.call(at, _init_one, state, at, **item)
   return state
+
+
+def _init_from_file(
+  state, models, where, *, spec, family, into, source=None, rename=(), missing="", unused="",
+  config=None, positions=None,
+):  # fmt: skip
+  params, source = state["params"], source or into
+  target = C.pick(where, params, into)
+  found = convert.load(spec, family, config=config)
+  given = C.pick(f"{where} ({spec})", found.params, source)
+  if source == "net":
+    given = convert.fit(where, given, family, found.config, models.get(into), positions)
+  elif positions:
+    raise ValueError(f'{where}: positions={positions!r} is of source="net", not of {source!r}.')
+  filled = trees.strict_update(
+    target, given, where=where, rename=rename, missing=missing, unused=unused
+  )
+  return {**state, "params": {**params, into: filled}}
 
 
 def _init_one(
   state, where, *, spec, into, source=None, rename=(), missing="", unused="", ema=True,
   collections=None,
 ):  # fmt: skip
+  if spec.endswith(".safetensors"):
+    raise ValueError(f'{where}: "{spec}" is a file of weights: say of which family, as "ast".')
   workdir, step = C.parse_spec(spec)
   _, found = checkpoint.load_arrays(workdir, step)
   theirs = variables(found, ema=ema)

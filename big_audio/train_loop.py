@@ -65,7 +65,8 @@ def load_or_init(config, workdir, saver, opt, make_state, inputs, shapes, shardi
   state = jax.jit(make_state, out_shardings=shardings)(*inputs)
   if config.init_from:
     whole = trees.merge(state["params"], state["frozen"])
-    filled = inference.initialise({"params": whole, **state["vars"]}, config.init_from)
+    models = C.build_models(config)
+    filled = inference.initialise({"params": whole, **state["vars"]}, config.init_from, models)
     place = lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
     params, frozen = trees.split(filled.pop("params"), lambda n: opt.groups[n] != "")
     state["vars"] = jax.tree.map(place, filled, state["vars"])

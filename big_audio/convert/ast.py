@@ -243,14 +243,30 @@ def shapes(
   return out
 
 
-def resize(params: Mapping, config: Mapping[str, Any], net: ast.Ast, mode: str) -> dict:
-  """Parameters of the trunk with the positions that `net` has; see `ast.resize_positions`.
+def fit(
+  where: str, params: Mapping, config: Mapping[str, Any], net: Any, positions: str | None
+) -> dict:
+  """Parameters of the trunk for a network whose grid of patches may be another.
 
   Args:
-    params: of the trunk, with arguments `config`.
-    config: see there.
+    where: named in errors.
+    params: of the trunk.
+    config: arguments of the model that they are of.
     net: the network to fill.
-    mode: "cut" or "interpolate".
+    positions: "cut" or "interpolate", see `ast.resize_positions`; None: the grids must be the same.
+
+  Raises:
+    ValueError: grids that differ without `positions`, or `positions` for another kind of network.
   """
-  wanted = {k: getattr(net, k) for k in ("frames", "bins", "patch", "stride_time", "stride_freq")}
-  return ast.resize_positions(params, grid(config), grid(wanted), mode)
+  if not isinstance(net, ast.Ast):
+    if positions:
+      raise ValueError(f"{where}: positions={positions!r} needs models.ast, got {type(net)}.")
+    return dict(params)
+  old, new = grid(config), grid({k: getattr(net, k) for k in (*_GIVEN, "patch")})
+  if positions is None and old != new:
+    raise ValueError(
+      f"{where}: positions of {old[0]} x {old[1]} patches, but this network has {new[0]} x "
+      f'{new[1]}. Set positions="cut" (the first ones) or "interpolate", or frames, bins and '
+      "strides of the network to those of the weights."
+    )
+  return dict(params) if old == new else ast.resize_positions(params, old, new, positions)

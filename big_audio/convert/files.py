@@ -6,6 +6,7 @@ A family is a module of this package with
   given(where, config_json) -> dict     what a public config.json says of the model
   configure(where, sizes, given)        arguments of the model, from {our name: shape in the file}
   shapes(config, sizes)                 {our name: shape} of all parameters that there must be
+  fit(where, params, config, net, how)  the parameters for a network of another size of input
 """
 
 import json
@@ -138,6 +139,13 @@ def save(
   if config is not None:
     header["config"] = json.dumps(dict(config), sort_keys=True)
   write(path, arrays, header)
+
+
+def fit(
+  where: str, params: Mapping, family: str, config: Mapping[str, Any], net: Any, how: str | None
+) -> dict:
+  """Parameters of a family's network for one that takes another size of input; see the family."""
+  return C.resolve("convert", family).fit(where, params, config, net, how)
 
 
 def _stored(where, weights) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The table of a data set on the Hugging Face hub, without the package `datasets`."""
+"""The Hugging Face hub: the table of a data set, without the package `datasets`; model weights."""
 
 import contextlib
 import csv
@@ -110,3 +110,36 @@ def read_split(repo: str, split: str, columns, cache, endpoint: str | None = Non
       "HF_ENDPOINT names a mirror, --output-dir a folder with list.jsonl."
     ) from None
   return [row for path in paths for row in rows_of(path, columns)]
+
+
+def fetch_weights(repo: str, revision: str | None = None, endpoint: str | None = None) -> str:
+  """The folder, in the hub's cache, of a model's weights, config.json and README.md.
+
+  Args:
+    repo: "owner/name" of a model.
+    revision: branch, tag or commit; default the newest.
+    endpoint: of the hub; default the environment's HF_ENDPOINT, else huggingface.co.
+
+  Raises:
+    ImportError: huggingface_hub is not installed.
+    ValueError: the hub cannot be reached or has no such model, revision or weights.
+  """
+  hf = need("huggingface_hub")
+  # The HTTP library beneath changes with the hub's version; the hub's error derives from its error.
+  failures = (*need("huggingface_hub.errors").HfHubHTTPError.__bases__, OSError, ValueError)
+  endpoint = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+  try:
+    _reach(endpoint)
+    names = hf.HfApi(endpoint=endpoint).list_repo_files(repo, revision=revision)
+    weights = [n for n in names if re.fullmatch(r"model([.-].*)?\.safetensors(\.index\.json)?", n)]
+    weights = weights or [n for n in names if n == "pytorch_model.bin"]
+    if not weights:
+      raise ValueError(f"it has no model.safetensors, only {', '.join(names[:10])}")
+    wanted = [*weights, *(n for n in names if n in ("config.json", "README.md"))]
+    return hf.snapshot_download(repo, revision=revision, endpoint=endpoint, allow_patterns=wanted)
+  except failures as e:
+    why = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    raise ValueError(
+      f"the model {repo} cannot be fetched from {endpoint}: {why[:200]}. Is there a network? "
+      "HF_ENDPOINT names a mirror; a downloaded file or folder may be given in its place."
+    ) from None
