@@ -11,23 +11,24 @@ parameters: for an accelerator):
 
 `init` is a file or folder of the checkpoint MIT/ast-finetuned-audioset-10-10-0.4593, or what
 big_audio.tools.convert_weights made of it. The recipe is then that of fine-tuning: lr 4e-5, wd .1,
-dropout .05, a head that learns seven times faster at first. `freeze=all` trains the head alone,
-`freeze=6` what stands above the sixth block, `lora=8` adapters of rank 8 on frozen attention.
+dropout .05, a head that learns seven times faster at first. `init_head` takes the projector too,
+which files of such a model hold. `freeze=all` trains the head alone, `freeze=6` what stands above
+the sixth block, `lora=8` adapters of rank 8 on frozen attention.
 
-Flat folders, by regular expressions on paths, each with one group:
+Data sets with a recipe (what it sets stands in RECIPES; arguments of the command line win):
 
-  --config 'configs/ast_triplet.py:data=tracks,dir=fsdd,label=^\d_([a-z]+)_,secs=.8,\
-train=_(1[5-9]|[234]\d)\.wav$,validation=_1[0-4]\.wav$,test=_[5-9]\.wav$'
+  --config 'configs/ast_triplet.py:recipe=speaker,dir=fsdd,train=_(1[5-9]|[234]\d)\.wav$,\
+test=_[5-9]\.wav$,validation=_1[0-4]\.wav$'
+  --config 'configs/ast_triplet.py:recipe=digits,dir=fsdd,train=_(lucas|nicolas)_,test=_theo_'
+  --config 'configs/ast_triplet.py:recipe=sounds,list=esc10/metadata.csv,fold=1'
 
-Lists (CSV with the columns path, label, and optionally artist, track, split, fold):
-
-  --config 'configs/ast_triplet.py:data=tracks,list=esc10/metadata.csv,fold=1,secs=2'
-
-Features that tools/prepare_features has written: data=features,dir=PATH.
+Any other flat folder is described by regular expressions on paths, label=^(\d)_ and artist=...,
+each with one group; a list is a CSV with the columns path, label, and optionally artist, track,
+split, fold. Features that tools/prepare_features has written: data=features,dir=PATH.
 
 Without rules, tracks are divided within each class, and tracks of one artist stay together
-(`splits.json` in the workdir). Validation chooses the checkpoint; the test is looked at once, at
-the end.
+(`splits.json` in the workdir). With validation items the best checkpoint by their MAP@R is kept
+(WORKDIR:best). The test is looked at once, at the end.
 """
 
 from ml_collections import ConfigDict
@@ -36,26 +37,26 @@ from big_audio.config import args
 
 ARGS = dict(
   data=("loops", "tracks", "features"),
+  recipe=("", "speaker", "digits", "sounds"),
   dir="", list="",  # of tracks (a list, its folder, or both); dir of features
   label="", artist="", trash="",  # of tracks, see datasets/tracks.py
   train="", validation="", test="",  # of tracks: regular expressions on paths
   fold="", folds=0,  # of tracks: `fold` is the test; folds=0: the list has a column "fold"
+  validation_share=0.15,  # of the other folds; 0: no validation
   secs=0.0,  # of a chunk; 0: 10.24, of loops 2
-  chunks=("crop", "random", "sequential", "spaced"),  # in training: another crop each time, or fixed
+  chunks=("crop", "random", "sequential", "spaced"),  # in training: a new crop each time, or fixed
   most=3,  # chunks of a track, at most
   edge_secs=0.0,  # left out at both ends of a recording
-  pad=("silence", "rows"),  # what fills up a short recording: silence, or zero rows of the log-mel
   mels=128,
   mean=-4.2677393, std=4.5689974,  # of log-mels; those of AudioSet
-  cmn=False,  # each mel less its mean over the clip: deaf to rooms and microphones
+  cmn=False,  # each mel less its mean over the chunk: deaf to rooms and microphones
   net=("ast_micro", "ast_tiny", "ast_small", "ast_base"),
-  patch="",  # "16x16": frames x mels; of the net, like what follows where it is 0
-  stride="",  # "10x10"
+  patch="", stride="",  # FRAMESxMELS; of the net, like what follows where it is 0
   dim=0, depth=0, heads=0, layer=0, pool=("tokens", "special"),
   dropout=-1.0,  # -1: what suits the recipe
   patchout=0,  # columns of patches left out in training
   dtype=("float32", "bfloat16"), remat=False,
-  init="", freeze="", lora=0,
+  init="", init_head=False, freeze="", lora=0,
   loss=("supcon", "triplet", "quadruplet", "multi_similarity", "ntxent", "proxy_anchor"),
   miner=("semihard", "all", "hard", "progressive", "random", "distance_weighted"),
   margin=0.3, margin_end=0.0,  # 0: constant; else reached after a third of the run
@@ -63,10 +64,18 @@ ARGS = dict(
   classes=0,  # of tracks and features, for loss=proxy_anchor
   p=8, k=4, trash_items=4,  # a batch: p classes, k tracks of each
   augment=("full", "light", "none"), mixup=0.0,
-  steps=0, epochs=0.0, lr=0.0, wd=-1.0, ema=0.99,
+  speed=0.0,  # tempo and pitch by up to this share, in training; not where tempo tells classes apart
+  steps=-1, epochs=0.0, lr=0.0, wd=-1.0, ema=0.99,  # steps=0 only evaluates what a run begins with
   stop_after=0,  # evaluations without a better MAP@R on validation items
   smoke=False,
 )  # fmt: skip
+RECIPES = dict(
+  speaker=dict(data="tracks", label=r"^\d_([a-z]+)_", secs=0.64, p=6, k=6),
+  digits=dict(
+    data="tracks", label=r"^(\d)_", artist=r"^\d_([a-z]+)_", cmn=True, secs=0.64, p=10, speed=0.2
+  ),
+  sounds=dict(data="tracks", secs=2.0, p=10, speed=0.15),
+)
 SR, WIN, HOP = 16000, 400, 160  # of the log-mels, Hz and samples
 EVALS = 10  # looks at the validation items in a run
 
@@ -75,19 +84,20 @@ def pair(name, text):
   """(frames, mels) of "16x10"."""
   parts = text.split("x")
   if len(parts) != 2 or not all(p.isdigit() and int(p) for p in parts):
-    raise ValueError(f"configs/ast_triplet.py: {name}={text!r}: expected FRAMESxMELS, such as 16x10.")
+    raise ValueError(
+      f"configs/ast_triplet.py: {name}={text!r}: expected FRAMESxMELS, such as 16x10."
+    )
   return int(parts[0]), int(parts[1])
 
 
-def check(a, arg):
+def check(a, given):
   """Arguments that would do nothing, and combinations that mean nothing."""
   where = "configs/ast_triplet.py:"
-  given = {part.partition("=")[0] for part in arg.split(",") if part}
-  of_tracks = {"list", "label", "artist", "trash", "train", "validation", "test", "fold", "folds"}
-  of_sound = {"chunks", "most", "edge_secs", "pad"}
+  of_tracks = {"list", "label", "artist", "trash", "train", "validation", "test", "fold", "folds",
+               "chunks", "most", "edge_secs"}  # fmt: skip
   unused = {
-    "loops": of_tracks | of_sound | {"dir", "classes"}, "tracks": set(),
-    "features": of_tracks | of_sound | {"secs"},
+    "loops": of_tracks | {"dir", "classes"}, "tracks": set(),
+    "features": of_tracks | {"cmn", "speed"},
   }[a.data] & given  # fmt: skip
   if unused:
     raise ValueError(f"{where} data={a.data} does not take {', '.join(sorted(unused))}.")
@@ -95,10 +105,9 @@ def check(a, arg):
     raise ValueError(f"{where} data=tracks needs dir=FOLDER, list=FILE.csv, or both.")
   if a.data == "features" and not a.dir:
     raise ValueError(f"{where} data=features needs dir=FOLDER, as prepare_features wrote it.")
-  rules = {k for k in ("train", "validation", "test") if a[k]}
-  if rules and len(rules) < 3:
-    raise ValueError(f"{where} give all of train, validation and test, or none.")
-  if rules and a.fold:
+  if (a.validation and not (a.train and a.test)) or bool(a.train) != bool(a.test):
+    raise ValueError(f"{where} rules for splits: give train and test, and maybe validation.")
+  if a.train and a.fold:
     raise ValueError(f"{where} fold and rules for splits exclude each other.")
   for key, losses in (
     ("miner", ("triplet", "quadruplet")), ("margin", ("triplet", "quadruplet", "proxy_anchor")),
@@ -113,6 +122,8 @@ def check(a, arg):
     raise ValueError(f"{where} loss=proxy_anchor compares with no memory.")
   if a.lora and a.freeze not in ("", "all"):
     raise ValueError(f"{where} lora freezes the whole net; leave out freeze.")
+  if a.init_head and not a.init:
+    raise ValueError(f"{where} init_head needs init=FILE.")
   if a.freeze not in ("", "all") and not a.freeze.isdigit():
     raise ValueError(f"{where} freeze={a.freeze!r}: expected all, or a number of blocks.")
 
@@ -128,11 +139,10 @@ def source(a, split, *, chunked):
   kw = dict(source="tracks", dir=a.dir, list=a.list, split=split, sr=SR, channels=1)
   kw.update({k: a[k] for k in ("label", "artist", "trash") if a[k]})
   if a.train:
-    kw["splits"] = {k: a[k] for k in ("train", "validation", "test")}
+    kw["splits"] = {k: a[k] for k in ("train", "validation", "test") if a[k]}
   elif a.fold:
-    kw["splits"] = dict(fold=int(a.fold) if a.folds else a.fold, validation=0.15)
-    if a.folds:
-      kw["splits"]["folds"] = a.folds
+    kw["splits"] = dict(fold=int(a.fold), folds=a.folds) if a.folds else dict(fold=a.fold)
+    kw["splits"]["validation"] = a.validation_share
   if chunked:
     strategy = a.chunks if a.chunks != "crop" and split == "train" else "spaced"
     kw["chunk"] = dict(
@@ -147,22 +157,19 @@ def preprocessing(a, frames, *, train):
   samples = WIN + (frames - 1) * HOP
   ops = []
   if a.data != "features":
-    if augment == "full":
-      ops += ["speed(0.85, 1.18)"]
-    if a.pad == "silence":
-      ops += [f'pad(samples={samples}, mode="{"random" if train else "centre"}")']
+    if train and a.speed:
+      ops += [f"speed({1 - a.speed:.4g}, {1 + a.speed:.4g})"]
     place = "random" if train and (a.chunks == "crop" or a.data == "loops") else "start"
-    short = ', short="keep"' if a.pad == "rows" else ""
-    ops += [f'crop(samples={samples}, mode="{place}"{short})']
-    if augment == "full":
+    ops += [f'crop(samples={samples}, mode="{place}", short="keep")']
+    if augment == "full" and not a.cmn:
       ops += ["gain(-6, 6)"]
-    ops += [f"fbank({frames}, n_mels={a.mels})"]
-  if a.cmn:
-    ops += ["cmn"]
+    # Public weights know recordings that begin at once and are filled up behind.
+    place = "end" if a.init else "random" if train else "centre"
+    ops += [f'fbank({frames}, n_mels={a.mels}, place="{place}", cmn={bool(a.cmn)})']
   if augment != "none":
     bins, wide = (a.mels // 6, frames // 5) if augment == "full" else (a.mels // 10, frames // 10)
     ops += [f"mask_fbank({bins}, {wide})"]
-  ops += [f"ast_normalise({a.mean}, {a.std})"]
+  ops += [f"ast_normalise({0.0 if a.cmn else a.mean}, {a.std})"]
   if augment != "none":
     ops += ["noise_fbank(0.03, 0.07)"]
   keep = ("fbank", "label", "track") if train else ("fbank", "label", "track", "artist", "id")
@@ -204,31 +211,59 @@ def optimizer(a, tuned):
   )  # fmt: skip
 
 
-def models(a, frames, tuned):
+def models(a, frames):
   """The net and the projector."""
   family, _, variant = a.net.partition("_")
   net = dict(model=family, variant=variant, frames=frames, bins=a.mels, pool=a.pool, remat=a.remat)
-  for name in ("patch", "stride"):
-    if a[name]:
-      net[f"{name}_time"], net[f"{name}_freq"] = pair(name, a[name])
+  if a.patch:
+    net["patch"] = pair("patch", a.patch)
+  if a.stride:
+    net["stride_time"], net["stride_freq"] = pair("stride", a.stride)
   net.update({k: a[k] for k in ("dim", "depth", "heads", "layer") if a[k]})
-  net["dropout"] = a.dropout if a.dropout >= 0 else (0.05 if tuned else 0.1)
+  net["dropout"] = a.dropout if a.dropout >= 0 else (0.05 if a.init else 0.1)
   net["patchout_time"] = a.patchout
   net["dtype"] = None if a.dtype == "float32" else a.dtype
   return dict(net=net, head=dict(model="projector", widths=[512, 128], dropout=0.15))
 
 
+def evaluators(a, frames):
+  """Validation along the run; at its end the test, by embeddings and by the trunk's features."""
+  pp = preprocessing(a, frames, train=False)
+  data = lambda split: dict(source(a, split, chunked=True), pp=pp)
+  common = dict(type="retrieval", batch_size=64, limit=64 if a.smoke else None)
+  final = dict(common, train_data=data("train"), log_percent=100)
+  features = dict(final, key="features", measures=["ranking", "knn", "probe"], picture=False)
+  out = {}
+  if has_validation(a):
+    out["val"] = dict(
+      common, data=data("validation"), measures=["ranking"], picture=False,
+      log_percent=100 / EVALS,
+    )  # fmt: skip
+  for split in ("test", "regions") if a.data == "loops" else ("test",):
+    out[split] = dict(final, data=data(split), prefix=f"{split}_")
+    out[f"{split}_features"] = dict(features, data=data(split))
+  return out
+
+
+def has_validation(a):
+  """Whether tracks are set aside for it."""
+  if a.data != "tracks":
+    return True
+  return bool(a.validation) if a.train else not a.fold or a.validation_share > 0
+
+
 def get_config(arg=""):
   """A trunk, a projector, and a loss that sees P classes of K tracks."""
-  a = args(arg, ARGS)
-  check(a, arg)
-  a = ConfigDict(a)
-  tuned = bool(a.init)
+  given = {part.partition("=")[0] for part in arg.split(",") if part}
+  a = ConfigDict(args(arg, ARGS).to_dict())
+  recipe = RECIPES.get(a.recipe, {})
+  a.update({k: v for k, v in recipe.items() if k not in given})
+  check(a, given)
   a.secs = a.secs or (2.0 if a.data == "loops" else 10.24)
   frames = (round(a.secs * SR) - WIN) // HOP + 1
   if a.smoke:
     small = dict(steps=20, p=3, k=2, dim=16, depth=2, heads=2)
-    a.update({k: v for k, v in small.items() if a[k] == ARGS[k]})
+    a.update({k: v for k, v in small.items() if k not in given})
   trash = a.trash_items if a.loss == "quadruplet" else 0
 
   c = ConfigDict()
@@ -236,15 +271,14 @@ def get_config(arg=""):
   if a.epochs:
     c.total_epochs = a.epochs
   else:
-    c.total_steps = a.steps or 1000
-  batch = a.p * a.k + trash
+    c.total_steps = 1000 if a.steps < 0 else a.steps
   train = source(a, "train", chunked=a.chunks != "crop")
   c.input = dict(
-    batch_size=batch, num_threads=1, num_workers=0, max_bad_share=0.01,
+    batch_size=a.p * a.k + trash, num_threads=1, num_workers=0, max_bad_share=0.01,
     sampler=dict(name="pk", p=a.p, k=a.k, trash=trash),
     data=dict(train=dict(train, pp=preprocessing(a, frames, train=True))),
   )  # fmt: skip
-  c.models = models(a, frames, tuned)
+  c.models = models(a, frames)
   c.trainer = dict(name="embed", key="fbank", loss=objective(a))
   if a.loss == "proxy_anchor":
     c.trainer.classes = 9 if a.data == "loops" else a.classes
@@ -254,27 +288,19 @@ def get_config(arg=""):
     c.trainer.lora = dict(
       pattern=r"net/block_\d+/attend/(query|value)/kernel", rank=a.lora, alpha=2.0 * a.lora
     )
-  c.optimizer = optimizer(a, tuned)
+  c.optimizer = optimizer(a, bool(a.init))
   if a.init:
-    missing = "head/.*" if a.head_init else ""
-    c.init_from = [dict(spec=a.init, family="ast", into="net", unused="classifier/.*|head/.*")]
+    public = dict(spec=a.init, family="ast")
+    c.init_from = [dict(public, into="net")]
+    if a.init_head:
+      c.init_from.append(dict(public, into="head"))
   c.log = dict(every_steps=10)
-  c.ckpt = dict(every_percent=100 / EVALS, keep_latest=1, best="val/val/map_r", best_mode="max")
+  c.ckpt = dict(every_percent=100 / EVALS, keep_latest=1)
+  if has_validation(a):
+    c.ckpt.update(best="val/val/map_r", best_mode="max")
   if a.stop_after:
     c.plateau = dict(
       metric="val/val/map_r", mode="max", patience=0, factor=0.5, stop_after=a.stop_after
     )
-  pp = preprocessing(a, frames, train=False)
-  data = lambda split: dict(source(a, split, chunked=True), pp=pp)
-  common = dict(type="retrieval", batch_size=64, limit=64 if a.smoke else None)
-  final = dict(common, train_data=data("train"), log_percent=100)
-  c.evals = dict(
-    val=dict(common, data=data("validation"), measures=["ranking"], picture=False,
-             log_percent=100 / EVALS),
-    test=dict(final, data=data("test"), prefix="test_"),
-    probe=dict(final, data=data("test"), key="features", measures=["probe", "knn"], picture=False,
-               prefix="features_"),
-  )  # fmt: skip
-  if a.data == "loops":
-    c.evals.regions = dict(final, data=data("regions"), prefix="regions_")
+  c.evals = evaluators(a, frames)
   return c

@@ -186,7 +186,7 @@ def configure(
     dim=dim,
     depth=len(blocks),
     mlp_ratio=count("net/block_0/expand/bias") / dim,
-    patch=math.isqrt(count("net/embed/kernel") // dim),
+    patch=_patch(where, sizes["net/embed/kernel"], dim),
   )
   heads = sizes.get("net/block_0/attend/query/kernel", ())
   if len(heads) == 3:  # our own layout tells them
@@ -215,6 +215,17 @@ def configure(
       "the frames, bins, stride_time and stride_freq that it was trained with."
     )
   return out
+
+
+def _patch(where, kernel, dim):
+  """A number, or [frames, mels], from (D, 1, mels, frames) or our (frames, mels, 1, D)."""
+  if len(kernel) == 4 and kernel[:2] == (dim, 1):
+    high, wide = kernel[2:]
+  elif len(kernel) == 4 and kernel[2:] == (1, dim):
+    wide, high = kernel[:2]
+  else:
+    raise ValueError(f"{where}: patches of shape {kernel}: expected ({dim}, 1, mels, frames).")
+  return wide if wide == high else [wide, high]
 
 
 def grid(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ positions and tokens start as normals of deviation .02, cut off at two deviation
 | micro | 64 | 4 | 4 | 249 536 | stride 16; trains from scratch on a CPU |
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -35,18 +35,33 @@ SPECIAL = 2  # tokens in front: class, distillation
 POOLS = ("tokens", "special")
 
 
-def grid(frames: int, bins: int, patch: int, stride_time: int, stride_freq: int) -> tuple[int, int]:
+def grid(
+  frames: int, bins: int, patch: int | Sequence[int], stride_time: int, stride_freq: int
+) -> tuple[int, int]:
   """(rows along frequency, columns along time) of the patches of a log-mel [frames, bins].
 
   Raises:
     ValueError: less than one patch, or a stride below 1.
   """
-  if min(stride_time, stride_freq, patch) < 1 or min(frames, bins) < patch:
+  wide, high = sides(patch)
+  if min(stride_time, stride_freq, wide, high) < 1 or frames < wide or bins < high:
     raise ValueError(
-      f"ast: no patch of {patch} with strides {stride_time} (time) and {stride_freq} (frequency) "
+      f"ast: no patch of {wide} x {high} with strides {stride_time} (time) and {stride_freq} (frequency) "
       f"in {frames} frames x {bins} bins. Use longer clips, or a smaller patch."
     )
-  return (bins - patch) // stride_freq + 1, (frames - patch) // stride_time + 1
+  return (bins - high) // stride_freq + 1, (frames - wide) // stride_time + 1
+
+
+def sides(patch: int | Sequence[int]) -> tuple[int, int]:
+  """(frames, mels) of a patch, which one number says of a square.
+
+  Raises:
+    ValueError: neither a number nor two.
+  """
+  both = (patch, patch) if isinstance(patch, int) else tuple(patch)
+  if len(both) != 2 or not all(isinstance(n, int) for n in both):
+    raise ValueError(f"ast: patch={patch!r}: expected a number, or two: frames and mels.")
+  return both
 
 
 class Ast(nn.Module):
@@ -55,7 +70,8 @@ class Ast(nn.Module):
   Attributes:
     frames: that the positions are made for, at most.
     bins: M, mels that the positions are made for.
-    patch: side of a patch, in frames and mels.
+    patch: side of a patch, in frames and mels; or both, as (frames, mels). Patches of all mels and
+      few frames suit speech (SSAST, Gong et al. 2110.09784).
     stride_time: from one patch to the next, in frames.
     stride_freq: the same in mels.
     dim: D, width of a token and of the output.
@@ -78,7 +94,7 @@ class Ast(nn.Module):
 
   frames: int = 1024
   bins: int = 128
-  patch: int = 16
+  patch: int | Sequence[int] = 16
   stride_time: int = 10
   stride_freq: int = 10
   dim: int = 768
@@ -124,7 +140,7 @@ class Ast(nn.Module):
     self._check(x)
     dtype = compute_dtype(self.dtype)
     rows, columns = self._grid(x.shape[1])
-    kernel, strides = (self.patch, self.patch), (self.stride_time, self.stride_freq)
+    kernel, strides = sides(self.patch), (self.stride_time, self.stride_freq)
     embed = nn.Conv(
       self.dim, kernel, strides, padding="VALID", kernel_init=INIT, dtype=dtype, name="embed"
     )

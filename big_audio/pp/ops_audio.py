@@ -11,14 +11,17 @@ from big_audio.pp.registry import OpError, of_any_length, op, take
 
 @op("crop")
 def crop(
-  secs: float | None = None, *, samples: int | None = None, mode: str = "random", key: str = "wav"
-):
+  secs: float | None = None, *, samples: int | None = None, mode: str = "random",
+  short: str = "refuse", key: str = "wav",
+):  # fmt: skip
   """Takes a span of fixed length out of a recording, and of its `<key>_mask` if it has one.
 
   Args:
     secs: length in seconds at the example's `sr`; or
     samples: length in samples.
     mode: `random` (uniform over all positions), `centre` or `start`.
+    short: what becomes of a recording that is shorter: "refuse", or "keep" it as it is, for
+      operations behind that take any length.
     key: where the recording is.
 
   Returns:
@@ -30,10 +33,14 @@ def crop(
   _one_length(secs, samples)
   if mode not in ("random", "centre", "start"):
     raise OpError(f'has mode="{mode}", expected "random", "centre" or "start".')
+  if short not in ("refuse", "keep"):
+    raise OpError(f'has short="{short}", expected "refuse" or "keep".')
 
   def fn(example, rng):
     wav = take(example, key)
     n, total = _length(example, secs, samples), wav.shape[0]
+    if total < n and short == "keep":
+      return example
     if total < n:
       fix = _call("pad", secs, samples, key)
       raise OpError(f'needs {n} samples, {_who(example, total)}. Use "{fix}|crop(...)".')

@@ -13,6 +13,8 @@ def fbank(
   frames: int | None = None,
   *,
   n_mels: int = 128,
+  place: str = "end",
+  cmn: bool = False,
   cut: bool = False,
   key: str = "wav",
   to: str = "fbank",
@@ -23,6 +25,10 @@ def fbank(
     frames: F; rows of zeros are appended up to it, which belongs before `ast_normalise`. None: as
       many as there are.
     n_mels: M.
+    place: where the rows of zeros stand: all at the "end", as those of the public extractor; half
+      in front ("centre"); or any number of them in front ("random").
+    cmn: takes from each mel its mean over the recording (cepstral mean normalisation, Atal 1974):
+      what multiplies a spectrum all along, a microphone, a room or a gain, is gone.
     cut: lets a longer recording lose its end, as the public extractor does.
     key: of the recording, which is dropped.
     to: where the log-mel goes.
@@ -32,6 +38,8 @@ def fbank(
   """
   if frames is not None and frames < 1:
     raise OpError(f"needs frames above 0, got {frames}.")
+  if place not in ("end", "centre", "random"):
+    raise OpError(f'has place="{place}", expected "end", "centre" or "random".')
 
   def fn(example, rng):
     wav, sr = of_any_length(example, key), int(take(example, "sr"))
@@ -54,8 +62,14 @@ def fbank(
         )
       wav = wav.read(0, min(samples, last)) if hasattr(wav, "read") else wav[:last]
     mel = F.fbank(_array(wav), SR, n_mels, WIN, HOP)
+    if cmn:
+      mel = mel - mel.mean(axis=0)
     if frames is not None:
-      mel = np.pad(mel, ((0, frames - len(mel)), (0, 0)))
+      spare = frames - len(mel)
+      front = {"end": 0, "centre": spare // 2}.get(place)
+      if front is None:
+        front = int(rng.integers(spare + 1))
+      mel = np.pad(mel, ((front, spare - front), (0, 0)))
     return {**{k: v for k, v in example.items() if k != key}, to: mel}
 
   return fn

@@ -141,7 +141,12 @@ def read(source, pp: str, threads: int) -> Iterator[tuple[int, dict | str]]:
 
 
 def embed(
-  embedder: Embedder, source, *, output: str | None = None, batch_size: int = 16, threads: int = 2,
+  embedder: Embedder,
+  source,
+  *,
+  output: str | None = None,
+  batch_size: int = 16,
+  threads: int = 2,
   tell: Callable[[int], None] | None = None,
 ) -> tuple[embeddings.Table | None, list[dict]]:
   """The embeddings of the tracks of a source.

@@ -60,6 +60,21 @@ def test_tokens_are_frequency_major():
     np.testing.assert_allclose(embedded[0, at], params[name] + params["positions"][at], atol=1e-6)
 
 
+def test_patches_of_all_mels():
+  """Tall patches make a sequence of frames; two equal sides are the square."""
+  net, params = made(patch=(4, 32), stride_time=4)
+  x = clip()
+  embedded = run(net, params, x, method="hidden")[0]
+  assert embedded.shape == (2, 2 + 12, 8) and params["embed"]["kernel"].shape == (4, 32, 1, 8)
+  want = np.einsum("btf,tfd->bd", x[:, 8:12], params["embed"]["kernel"][:, :, 0])
+  want = want + params["embed"]["bias"] + params["positions"][4]
+  np.testing.assert_allclose(embedded[:, 4], want, atol=1e-5)
+  square, same = made()[1], made(patch=(16, 16))[1]
+  assert jax.tree.map(jnp.shape, square) == jax.tree.map(jnp.shape, same)
+  with pytest.raises(ValueError, match="a number, or two"):
+    made(patch=(4, 4, 4))
+
+
 def test_pools_and_middle_layers():
   net, params = made()
   x = clip()
@@ -160,7 +175,7 @@ def test_remat_and_bfloat16_have_the_same_parameters():
   "kw, shape, message",
   [
     ({}, (2, 49, 32), "49 frames, but positions are made for 48. Crop the clips to 48"),
-    ({}, (2, 15, 32), "no patch of 16"),
+    ({}, (2, 15, 32), "no patch of 16 x 16"),
     ({}, (2, 48, 31), r"expected a log-mel \[B, F, 32\], got \(2, 48, 31\)"),
     (dict(heads=3), (2, 48, 32), "8 does not divide into 3 heads"),
     (dict(pool="class"), (2, 48, 32), "got 'class'"),

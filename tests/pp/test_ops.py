@@ -60,6 +60,14 @@ def test_crop_modes():
   assert starts == set(range(7))
 
 
+def test_crop_keeps_a_short_recording_where_it_is_told_to():
+  wav = ramp(5)
+  assert run("crop(samples=6, short='keep')", wav=wav)["wav"] is wav
+  assert len(run("crop(samples=4, short='keep')", wav=wav)["wav"]) == 4
+  with pytest.raises(ValueError, match='expected "refuse" or "keep"'):
+    run("crop(samples=4, short='pad')", wav=wav)
+
+
 def test_crop_of_a_short_recording_says_what_to_write():
   with pytest.raises(ValueError) as e:
     run("crop(secs=10)", wav=np.zeros((220500, 1), np.float32), sr=44100, id="id7")
