@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Sampler:
     group: str = "track",
     trash: int = 0,
     seed: int,
-    classes=None,
+    classes: Sequence[str] | None = None,
   ):
     """Lists the items of each group of each class.
 
@@ -46,7 +46,7 @@ class Sampler:
       group: the column of groups, such as "track" or "artist".
       trash: items of the trash that follow, each of another group.
       seed: of the run.
-      classes: names of the classes, for messages.
+      classes: names of the labels, for messages.
 
     Raises:
       ValueError: no such column, fewer than p classes, fewer than k groups in a class or than
@@ -72,7 +72,7 @@ class Sampler:
       ends = np.flatnonzero(np.diff(self._group[order])) + 1
       self._items[int(label)] = np.split(order, ends)
     self._classes = [c for c in self._items if c >= 0]
-    name = lambda c: str(classes[c]) if classes is not None and c >= 0 else str(c)
+    name = lambda c: str(classes[c]) if classes is not None and key == "label" else str(c)
     if len(self._classes) < p:
       raise ValueError(
         f"{where}: p={p} classes in a batch, and there are {len(self._classes)}. "
@@ -114,7 +114,9 @@ class Sampler:
     which, uses = _deal(len(groups), count, (self._seed, _GROUPS, salt), turn)
     out = np.empty(count, np.int64)
     for n, (g, use) in enumerate(zip(which.tolist(), uses.tolist(), strict=True)):
-      ((i,), _) = _deal(len(groups[g]), 1, (self._seed, _ITEMS, salt, g), use)
+      i = 0
+      if len(groups[g]) > 1:
+        ((i,), _) = _deal(len(groups[g]), 1, (self._seed, _ITEMS, salt, g), use)
       out[n] = groups[g][i]
     return out
 

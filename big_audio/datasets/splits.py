@@ -156,7 +156,7 @@ def claim(workdir: str, records: Mapping[str, Mapping[str, Sequence[str]]], *, b
           "are still there)."
         )
   elif records:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
     os.replace(temporary, path)
 

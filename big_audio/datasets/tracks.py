@@ -178,7 +178,7 @@ class Source:
       # The fewest samples of the file that give this many at the rate that is read.
       want = round(cut.secs * self.sr)
       length = (want - 1) * f.sr // self.sr + 1
-      begins = cut.starts(f.frames, length, f.sr, f.track)
+      begins = cut.starts(f.frames, length, f.sr, f.id)
       out += [(i, int(b), min(length, f.frames)) for b in begins]
     self.too_short = left_out
     self.excluded |= left_out

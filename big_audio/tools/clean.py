@@ -23,7 +23,8 @@ CACHES = ("__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".import
 CACHES += ("*.egg-info",)
 TOP_ONLY = ("build", "dist")  # ordinary names further down
 KEEP = (".git", ".venv", "venv", "node_modules", "runs", "data")
-LEFTOVERS = ("*.orbax-checkpoint-tmp", "metrics.jsonl.tmp", "config.json.tmp", "report.html.tmp")
+LEFTOVERS = ("*.orbax-checkpoint-tmp",)
+LEFTOVERS += ("metrics.jsonl.tmp", "config.json.tmp", "splits.json.tmp", "report.html.tmp")
 IDLE_SECS = 3600
 
 
@@ -44,7 +45,8 @@ def _is_empty_run(path):
   for root, _, names in os.walk(path):
     for name in names:
       file = os.path.join(root, name)
-      if name != "config.json" and os.lstat(file).st_size and not _is(name, LEFTOVERS):
+      begun = name not in ("config.json", "splits.json")
+      if begun and os.lstat(file).st_size and not _is(name, LEFTOVERS):
         return False
       if name == "config.json" and root != path:
         return False

@@ -180,6 +180,7 @@ def test_what_cannot_be_sampled(labelled):
   refused(r"batch_size=7 is not p \* k \+ trash = 6 of .*Use batch_size=6", batch_size=7)
   refused("p=6 classes in a batch, and there are 5. Use p=5", p=6)
   refused(r'k=5 of each class.*too few in "class 0" \(4\)\. Use k=4', k=5)
+  refused(r'too few in "0" \(2\)', k=3, key="artist")
   refused("trash=5 in a batch.*the trash has 4", trash=5)
   refused("the trash has 0", trash=1, with_trash=False)
   refused('no column "labels". Did you mean "label"', key="labels")

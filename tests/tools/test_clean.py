@@ -63,6 +63,7 @@ def make_runs(root):
   touch(root / "good" / "checkpoints" / "200.orbax-checkpoint-tmp" / "d" / "part", "12345")
   touch(root / "good" / "metrics.jsonl.tmp")
   touch(root / "group" / "never_began" / "config.json")
+  touch(root / "group" / "never_began" / "splits.json")
   touch(root / "group" / "never_began" / "metrics.jsonl", "")
   (root / "group" / "never_began" / "checkpoints").mkdir()
   touch(root / "group" / "rows_only" / "config.json")
