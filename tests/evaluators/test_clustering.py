@@ -2,9 +2,17 @@
 
 import numpy as np
 import pytest
+import threadpoolctl
 from sklearn import linear_model, metrics
 
 from big_audio.evaluators import clustering, probe, ranking
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+  """Small problems: two threads of BLAS would wait for each other on a busy machine."""
+  with threadpoolctl.threadpool_limits(1):
+    yield
 
 
 def blobs(n=90, classes=3, noise=0.1, seed=0, dims=6):

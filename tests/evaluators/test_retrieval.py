@@ -9,11 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import threadpoolctl
 from matplotlib.image import imread
 
 from big_audio import input_pipeline, sharding
 from big_audio.dsp.mel import mel_bank
 from big_audio.evaluators import clustering, probe, ranking, retrieval
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+  """Small problems: two threads of BLAS would wait for each other on a busy machine."""
+  with threadpoolctl.threadpool_limits(1):
+    yield
+
 
 NAMES = ["ambient", "drum, bass", "dub $x$"]
 
