@@ -91,7 +91,7 @@ def load(
   want = module.shapes(kwargs, sizes)
   flat = table.to_ours(where, weights, dialect, want)
   if dtype is not None:
-    flat = {k: v.astype(dtype) if v.dtype.kind in "fV" else v for k, v in flat.items()}
+    flat = {k: v.astype(dtype) for k, v in flat.items()}
   metadata = {k: v for k, v in weights.metadata.items() if k != "format"}
   metadata["licence"] = _licence(weights)
   text = table.summary(found, want)
