@@ -95,10 +95,10 @@ def test_shorter_clips_cut_the_positions_along_time():
   np.testing.assert_array_equal(cut["positions"][2:], grid[:, :3].reshape(6, 8))
 
 
-def test_interpolated_positions_equal_a_loop():
-  """Half-pixel centres, clamped at the edges."""
+@pytest.mark.parametrize("new", [(3, 7), (2, 3)])
+def test_interpolated_positions_equal_a_loop(new):
+  """Half-pixel centres, clamped at the edges; no smoothing before a smaller grid."""
   _, params = made()
-  new = (3, 7)
   got = ast.resize_positions(params, (2, 5), new, "interpolate")["positions"]
   np.testing.assert_array_equal(got[:2], params["positions"][:2])
   old = np.asarray(params["positions"][2:]).reshape(2, 5, 8)
