@@ -1,8 +1,8 @@
 """Embeddings of clips: our AST and its log-mels beside those of `transformers` on torch.
 
-The same random weights on both sides; that the outputs agree is checked first. `ours` of stride 16
-is the same network on fewer patches (the paper's fast setting), and has no peer. One clip of 10.24 s
-at a time. The public extractor is its numpy path, which it takes without torchaudio.
+The same random weights on both sides; that the outputs agree is checked first. One clip of 10.24 s
+at a time. `ours, stride 16` is the same network on fewer patches (the paper's fast setting), and
+has no peer. The public extractor is its numpy path, which it takes without torchaudio.
 """
 
 import importlib.util
