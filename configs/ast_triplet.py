@@ -64,7 +64,7 @@ ARGS = dict(
   classes=0,  # of tracks and features, for loss=proxy_anchor
   p=8, k=4, trash_items=4,  # a batch: p classes, k tracks of each
   augment=("full", "light", "none"), mixup=0.0,
-  speed=0.0,  # tempo and pitch by up to this share, in training; not where tempo tells classes apart
+  speed=0.0,  # changes of tempo and pitch in training, as a share; not where tempo is a class
   steps=-1, epochs=0.0, lr=0.0, wd=-1.0, ema=0.99,  # steps=0 only evaluates what a run begins with
   stop_after=0,  # evaluations without a better MAP@R on validation items
   smoke=False,

@@ -205,7 +205,7 @@ def configure(
     if dim % 64:
       raise ValueError(f"{where}: heads of 64 do not divide a width of {dim}. Give heads.")
     out["heads"] = dim // 64
-  if dim % out["heads"]:
+  if out["heads"] < 1 or dim % out["heads"]:
     raise ValueError(f"{where}: {out['heads']} heads do not divide a width of {dim}.")
   rows, columns = grid(out)
   if (n := count("net/positions") // dim - ast.SPECIAL) != rows * columns:

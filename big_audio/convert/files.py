@@ -62,7 +62,11 @@ def dialects(family: str) -> list[table.Dialect]:
 
 
 def load(
-  path: str, family: str, *, dtype: Any = np.float32, config: Mapping[str, Any] | None = None
+  path: str | os.PathLike,
+  family: str,
+  *,
+  dtype: Any = np.float32,
+  config: Mapping[str, Any] | None = None,
 ) -> Loaded:
   """Parameters from a public checkpoint, or from one that `save` wrote.
 
@@ -91,7 +95,7 @@ def load(
   want = module.shapes(kwargs, sizes)
   flat = table.to_ours(where, weights, dialect, want)
   if dtype is not None:
-    flat = {k: v.astype(dtype) if v.dtype.kind in "fV" else v for k, v in flat.items()}
+    flat = {k: v.astype(dtype) for k, v in flat.items()}
   metadata = {k: v for k, v in weights.metadata.items() if k != "format"}
   metadata["licence"] = _licence(weights)
   text = table.summary(found, want)
@@ -99,7 +103,7 @@ def load(
 
 
 def save(
-  path: str,
+  path: str | os.PathLike,
   params: Mapping,
   family: str,
   dialect: str = "a",
@@ -120,6 +124,7 @@ def save(
   Raises:
     ValueError: an unknown dialect, or parameters that it has no keys for.
   """
+  path = os.fspath(path)
   where, tables = f"{family} {path}", dialects(family)
   if not path.endswith(".safetensors"):
     raise ValueError(f"{where}: expected a name that ends in .safetensors.")

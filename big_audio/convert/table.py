@@ -195,9 +195,9 @@ def to_ours(where: str, weights: Weights, dialect: Dialect, want: Shapes) -> dic
   if not absent and not extra:
     for key in sorted(known):
       rule, names = dialect.match(key)
-      shapes = [tuple(want[n]) for n in names]
+      value, shapes = weights[key], [tuple(want[n]) for n in names]
       try:
-        parts = rule.transform.forward(weights[key], shapes)
+        parts = rule.transform.forward(value, shapes)
       except ValueError:
         parts = []
       if [p.shape for p in parts] != shapes:

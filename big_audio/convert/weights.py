@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -17,6 +18,9 @@ TORCH = (".bin", ".pt", ".pth")
 # What a folder may hold, the first that is there.
 WHOLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _JSON_BYTES = 64 << 20
+_KINDS = {np.dtype(k): v for k, v in (
+  ("f8", "F64"), ("f4", "F32"), ("f2", "F16"), (ml_dtypes.bfloat16, "BF16"),
+)}  # fmt: skip
 
 
 class Weights(Mapping):
@@ -58,6 +62,13 @@ class Weights(Mapping):
       self._check_index(index)
 
   def __getitem__(self, name: str) -> np.ndarray:
+    """A tensor; raises a ValueError unless it holds floats of 16, 32 or 64 bits."""
+    if name in self._open:
+      kind = self._open[name].get_slice(name).get_dtype()
+    else:
+      kind = _KINDS.get(self._arrays[name].dtype, self._arrays[name].dtype)
+    if kind not in _KINDS.values():
+      raise ValueError(f"{self.path}: {name} is {kind}; expected {', '.join(_KINDS.values())}.")
     return self._open[name].get_tensor(name) if name in self._open else self._arrays[name]
 
   def __iter__(self) -> Iterator[str]:

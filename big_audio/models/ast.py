@@ -46,8 +46,8 @@ def grid(
   wide, high = sides(patch)
   if min(stride_time, stride_freq, wide, high) < 1 or frames < wide or bins < high:
     raise ValueError(
-      f"ast: no patch of {wide} x {high} with strides {stride_time} (time) and {stride_freq} (frequency) "
-      f"in {frames} frames x {bins} bins. Use longer clips, or a smaller patch."
+      f"ast: no patch of {wide} x {high} with strides {stride_time} (time) and {stride_freq} "
+      f"(frequency) in {frames} frames x {bins} bins. Use longer clips, or a smaller patch."
     )
   return (bins - high) // stride_freq + 1, (frames - wide) // stride_time + 1
 

@@ -59,6 +59,10 @@ COMMANDS = {
     "recordings with classes into log-mels",
     ["python -m big_audio.tools.prepare_features"],
   ),
+  "convert-weights": (
+    "weights of public models to ours and back",
+    ["python -m big_audio.tools.convert_weights"],
+  ),
   "codec": ("encode, decode or describe audio files", ["python -m proj.meanflow_codec.codec"]),
   "configs": ("every config with its arguments", ["python -m big_audio.tools.list_configs"]),
   "bench": ("speed of one part", ["python -m big_audio.tools.bench"]),

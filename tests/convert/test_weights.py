@@ -81,6 +81,16 @@ def test_damaged_files(tmp_path, data):
     weights.Weights(path)
 
 
+@pytest.mark.parametrize("kind, size", [("F8_E4M3", 4), ("I64", 32), ("U8", 4)])
+def test_only_floats(tmp_path, kind, size):
+  path = tmp_path / "x.safetensors"
+  path.write_bytes(header((ONE % ("4", size)).replace("F32", kind)) + bytes(size))
+  got = weights.Weights(path)
+  assert got.shape("a") == (4,)
+  with pytest.raises(ValueError, match=f"a is {kind}; expected F64, F32, F16, BF16"):
+    got["a"]
+
+
 @pytest.mark.parametrize(
   "names, message",
   [

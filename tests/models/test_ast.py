@@ -43,6 +43,16 @@ def test_parameters_of_the_variants_are_those_of_the_page():
     assert trees.count(tree) == int(count.replace(" ", ""))
 
 
+def test_weights_start_as_cut_normals():
+  net, _ = made()
+  params = trees.flatten(jax.jit(net.init)(jax.random.key(0), clip())["params"])
+  drawn = [v.reshape(-1) for k, v in params.items() if not k.endswith(("bias", "scale"))]
+  values = np.concatenate(drawn)
+  assert np.abs(values).max() <= 0.04
+  assert abs(values.std() - 0.02 * 0.8796) < 1e-3  # what the cut leaves of the deviation
+  assert all(not v.any() for k, v in params.items() if k.endswith("bias"))
+
+
 def test_tokens_are_frequency_major():
   """A row of the grid follows the row below; a patch is the product with the kernel."""
   net, params = made()
@@ -100,10 +110,10 @@ def test_shorter_clips_cut_the_positions_along_time():
   np.testing.assert_array_equal(cut["positions"][2:], grid[:, :3].reshape(6, 8))
 
 
-def test_interpolated_positions_equal_a_loop():
-  """Half-pixel centres, clamped at the edges."""
+@pytest.mark.parametrize("new", [(3, 7), (2, 3)])
+def test_interpolated_positions_equal_a_loop(new):
+  """Half-pixel centres, clamped at the edges; no smoothing before a smaller grid."""
   _, params = made()
-  new = (3, 7)
   got = ast.resize_positions(params, (2, 5), new, "interpolate")["positions"]
   np.testing.assert_array_equal(got[:2], params["positions"][:2])
   old = np.asarray(params["positions"][2:]).reshape(2, 5, 8)
@@ -155,15 +165,15 @@ def test_patchout_leaves_out_whole_rows_and_columns_in_training():
 
 
 def test_remat_and_bfloat16_have_the_same_parameters():
-  net, params = made()
+  net, params = made(depth=1)
   x = clip()
   loss = lambda n: jax.jit(jax.grad(lambda p: (n.apply({"params": p}, x, train=True) ** 2).sum()))
-  other, init = made(remat=True)
+  other, init = made(depth=1, remat=True)
   jax.tree.map(np.testing.assert_array_equal, params, init)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), loss(net)(params), loss(other)(params)
   )
-  half, init = made(dtype="bfloat16")
+  half, init = made(depth=1, dtype="bfloat16")
   jax.tree.map(np.testing.assert_array_equal, params, init)
   got, want = run(half, params, x), run(net, params, x)
   assert got.dtype == jnp.float32

@@ -54,6 +54,7 @@ SMALL = {
   "loader": {},
   "codec": dict(SECS=1, RATES={24000: ("EnCodec-24k", 6.0)}),
   "loop": dict(CONFIG="configs/meanflow.py:data=digits,smoke", BLOCK=2, SAVE_EVERY=2),
+  "embed": dict(SIZE=dict(frames=64, dim=16, depth=1, heads=2), SECS=0.1),
   "synth": dict(BATCH=4, PROCESSES=1, SECS=0.4),
 }
 
@@ -157,6 +158,33 @@ def test_codec_with_peers(monkeypatch):
   rows = codec_rows(monkeypatch)
   printed(rows)
   assert all("wall_ms" in row for row in rows)
+
+
+def test_embed_without_peers(monkeypatch):
+  module = tiny("embed", monkeypatch)
+  util = types.SimpleNamespace(find_spec=lambda name: None)
+  monkeypatch.setattr(module, "importlib", types.SimpleNamespace(util=util))
+  rows = module.run(1)
+  printed(rows)
+  missing = {r["name"] for r in rows if r.get("unavailable") == "torch is not installed"}
+  assert missing == {"ASTModel, torch", "ASTFeatureExtractor"} and len(rows) == 6
+  rows = {r["name"]: r for r in rows}
+  assert rows["ours"]["clips_per_sec"] == pytest.approx(1e3 / rows["ours"]["wall_ms"])
+  frames = 1 + (1600 - 400) // 160
+  for name in ("ours, numpy", "ours, jitted"):
+    assert rows[name]["frames_per_sec"] == pytest.approx(frames * 1e3 / rows[name]["wall_ms"])
+
+
+def test_embed_with_peers(monkeypatch):
+  pytest.importorskip("torch")
+  pytest.importorskip("transformers")
+  module = tiny("embed", monkeypatch)
+  rows = module.run(1)
+  printed(rows)
+  assert all("wall_ms" in row for row in rows)
+  monkeypatch.setitem(module.SIZE, "pool", "special")
+  with pytest.raises(ValueError, match="outputs differ by"):
+    module.run(1)
 
 
 @pytest.mark.slow
