@@ -35,6 +35,7 @@ from typing import Any
 
 import grain
 import numpy as np
+import threadpoolctl
 from absl import flags
 
 from big_audio.datasets import build as sources
@@ -146,6 +147,13 @@ def claim_splits(input_cfg, workdir: str, *, begun: bool, write: bool) -> None:
     splits.claim(workdir, records, begun=begun)
 
 
+def class_names(data) -> list[str] | None:
+  """Names of classes by number, where the first source of `data` (see `eval_batches`) has any."""
+  opened = _open({"data": data} if "source" in data else data)
+  names = getattr(opened[0].source, "classes", None)
+  return list(names) if names else None
+
+
 def check_cut(train, judged, *, where: str) -> None:
   """Raises a ValueError where an evaluator's split is cut otherwise than the training data's.
 
@@ -227,6 +235,9 @@ class Batches(Iterator[Batch]):
     for name, value in (("num_threads", num_threads), ("num_workers", num_workers)):
       if value < 0:
         raise ValueError(f"config.input.{name} must be >= 0, got {value}.")
+    # Readers are the threads. Those of BLAS in each small product would only wait for cores that
+    # the training step uses: ten times the time.
+    threadpoolctl.threadpool_limits(1, user_api="blas")
     # One batch in the making for each thread and one ready; the default would hold 500 batches.
     options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=num_threads + 1 if num_threads else 0

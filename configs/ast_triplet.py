@@ -64,7 +64,7 @@ ARGS = dict(
   classes=0,  # of tracks and features, for loss=proxy_anchor
   p=8, k=4, trash_items=4,  # a batch: p classes, k tracks of each
   augment=("full", "light", "none"), mixup=0.0,
-  speed=0.0,  # changes of tempo and pitch in training, as a share; not where tempo is a class
+  warp="",  # SHARExMELS, changes of tempo and pitch in training; not where these tell classes apart
   steps=-1, epochs=0.0, lr=0.0, wd=-1.0, ema=0.99,  # steps=0 only evaluates what a run begins with
   stop_after=0,  # evaluations without a better MAP@R on validation items
   smoke=False,
@@ -72,22 +72,29 @@ ARGS = dict(
 RECIPES = dict(
   speaker=dict(data="tracks", label=r"^\d_([a-z]+)_", secs=0.64, p=6, k=6),
   digits=dict(
-    data="tracks", label=r"^(\d)_", artist=r"^\d_([a-z]+)_", cmn=True, secs=0.64, p=10, speed=0.2
+    data="tracks",
+    label=r"^(\d)_",
+    artist=r"^\d_([a-z]+)_",
+    cmn=True,
+    secs=0.64,
+    p=10,
+    warp="0.2x10",
   ),
-  sounds=dict(data="tracks", secs=2.0, p=10, speed=0.15),
+  sounds=dict(data="tracks", secs=2.0, p=10, warp="0.2x8"),
 )
 SR, WIN, HOP = 16000, 400, 160  # of the log-mels, Hz and samples
 EVALS = 10  # looks at the validation items in a run
 
 
-def pair(name, text):
-  """(frames, mels) of "16x10"."""
-  parts = text.split("x")
-  if len(parts) != 2 or not all(p.isdigit() and int(p) for p in parts):
-    raise ValueError(
-      f"configs/ast_triplet.py: {name}={text!r}: expected FRAMESxMELS, such as 16x10."
-    )
-  return int(parts[0]), int(parts[1])
+def pair(name, text, kind=int):
+  """Two numbers of "16x10", frames or time first."""
+  try:
+    both = tuple(kind(part) for part in text.split("x"))
+  except ValueError:
+    both = ()
+  if len(both) != 2 or min(both) < 0:
+    raise ValueError(f"configs/ast_triplet.py: {name}={text!r}: expected two numbers as in 16x10.")
+  return both
 
 
 def check(a, given):
@@ -97,7 +104,7 @@ def check(a, given):
                "chunks", "most", "edge_secs"}  # fmt: skip
   unused = {
     "loops": of_tracks | {"dir", "classes"}, "tracks": set(),
-    "features": of_tracks | {"cmn", "speed"},
+    "features": of_tracks | {"cmn"},
   }[a.data] & given  # fmt: skip
   if unused:
     raise ValueError(f"{where} data={a.data} does not take {', '.join(sorted(unused))}.")
@@ -152,23 +159,28 @@ def source(a, split, *, chunked):
 
 
 def preprocessing(a, frames, *, train):
-  """The operations of a chunk: sound or stored log-mel -> normalised log-mel."""
+  """The operations of a chunk: sound or stored log-mel -> normalised log-mel of `frames` rows."""
   augment = a.augment if train else "none"
-  samples = WIN + (frames - 1) * HOP
+  time, bins = pair("warp", a.warp, float) if train and a.warp else (0.0, 0.0)
+  more = int(frames * (1 + time)) + 1 if time else frames  # what may be pressed into `frames`
+  place = "random" if train and (a.chunks == "crop" or a.data == "loops") else "start"
   ops = []
-  if a.data != "features":
-    if train and a.speed:
-      ops += [f"speed({1 - a.speed:.4g}, {1 + a.speed:.4g})"]
-    place = "random" if train and (a.chunks == "crop" or a.data == "loops") else "start"
-    ops += [f'crop(samples={samples}, mode="{place}", short="keep")']
+  if a.data == "features":
+    ops += [f'crop(samples={more}, mode="{place}", short="keep", key="fbank")']
+  else:
+    ops += [f'crop(samples={WIN + (more - 1) * HOP}, mode="{place}", short="keep")']
     if augment == "full" and not a.cmn:
       ops += ["gain(-6, 6)"]
-    # Public weights know recordings that begin at once and are filled up behind.
-    place = "end" if a.init else "random" if train else "centre"
-    ops += [f'fbank({frames}, n_mels={a.mels}, place="{place}", cmn={bool(a.cmn)})']
+    ops += [f"fbank(n_mels={a.mels}, cmn={bool(a.cmn)})"]
+  if a.warp and train:
+    ops += [f"warp_fbank({time:g}, {bins:g})"]
+    ops += [f'crop(samples={frames}, mode="random", short="keep", key="fbank")']
+  # Public weights know recordings that begin at once and are filled up behind.
+  side = "end" if a.init else "random" if train else "centre"
+  ops += [f'pad(samples={frames}, mode="{side}", key="fbank")']
   if augment != "none":
-    bins, wide = (a.mels // 6, frames // 5) if augment == "full" else (a.mels // 10, frames // 10)
-    ops += [f"mask_fbank({bins}, {wide})"]
+    high, wide = (a.mels // 6, frames // 5) if augment == "full" else (a.mels // 10, frames // 10)
+    ops += [f"mask_fbank({high}, {wide})"]
   ops += [f"ast_normalise({0.0 if a.cmn else a.mean}, {a.std})"]
   if augment != "none":
     ops += ["noise_fbank(0.03, 0.07)"]

@@ -15,10 +15,11 @@ import jax
 import numpy as np
 
 from big_audio import config as C
+from big_audio import input_pipeline
 from big_audio.evaluators import clustering, common, frechet, plots, probe, ranking
 from big_audio.evaluators.ranking import Embedded
 
-MEASURES = ("ranking", "clusters", "knn", "centroid", "probe")
+MEASURES = ("ranking", "classes", "clusters", "knn", "centroid", "probe")
 OF_TRAINING = ("knn", "centroid", "probe")
 LEVELS = ("track", "chunk")
 _ID_BYTES = 512
@@ -44,9 +45,9 @@ def report(
 
   Returns:
     values: {row: float}: items; of ranking triplet_accuracy, gap, p1, r_precision, map_r,
-      recall@k, ndcg10, queries, left_out, class/<name>/{triplet_accuracy,gap}; of clusters nmi,
-      ari, ami, purity, silhouette; of knn knn1 and knn5 (5 or as many as there are); centroid;
-      probe and probe_c. Accuracies count items with a class; what is no number is wrong.
+      recall@k, ndcg10, queries, left_out; of classes class/<name>/{triplet_accuracy,gap}; of
+      clusters nmi, ari, ami, purity, silhouette; of knn knn1 and knn5 (5 or as many as there are);
+      centroid; probe and probe_c. Accuracies count items with a class; what is no number is wrong.
     items: the judged Embedded, and first: i64[N], the place of each in `test`.
     With centroid: centroids f64[K,D], centroid_cosine f64[K,K], similarity f64[N,K] of items and
       centroids, confusion i64[K,K].
@@ -71,9 +72,11 @@ def report(
     train = None if train is None else ranking.by_track(train)[0]
   values: dict[str, float] = {"items": float(len(test.label))}
   out: dict[str, Any] = dict(values=values, items=test, first=first)
-  if "ranking" in measures:
+  if {"ranking", "classes"} & set(measures):
     table = ranking.ranks(test, artists=artists, sample=sample, seed=seed)
+  if "ranking" in measures:
     values.update({k: float(v) for k, v in ranking.means(table).items()})
+  if "classes" in measures:
     for c, (accuracy, gap) in ranking.by_class(table, test.label).items():
       values[f"class/{names[c]}/triplet_accuracy"] = accuracy
       values[f"class/{names[c]}/gap"] = gap
@@ -169,7 +172,7 @@ class Evaluator:
     pp: in place of the data sets' own.
     fn, key: which function of `predict`, and which of its outputs.
     train_data: a data set with training items.
-    names: of the classes; else their numbers.
+    names: of the classes; None: those of the source, or numbers where it has none.
     level, measures, artists, sample, seed: of `report`.
     picture: whether to draw the items in the plane.
     limit: only the first `limit` items of either data set.
@@ -192,7 +195,8 @@ class Evaluator:
       sample=sample, seed=seed,
     )  # fmt: skip
     self._mesh, self._workdir, self._prefix = mesh, workdir, prefix
-    self._key, self._names, self._picture = key, names, picture
+    self._key, self._picture = key, picture
+    self._names = names or input_pipeline.class_names(data)
     self._test = common.reader(data, pp, batch_size, limit)
     self._train = train_data and common.reader(train_data, pp, batch_size, limit)
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from big_audio import config as C
 from big_audio.models.variants import sized
+from big_audio.nn.image import batch_norm
 
+NORMS = {"none": None, "batch": batch_norm}
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "tanh": jnp.tanh}
 
 
@@ -19,22 +21,27 @@ class Projector(nn.Module):
     widths: of the layers; the last is E, the size of an embedding.
     activation: "relu", "gelu" or "tanh".
     dropout: share of each hidden layer's outputs left out in training.
+    norm: "none", or "batch": of the features. What all of a data set's features have in common,
+      most of them in a net that was not trained before, then hides no difference.
   """
 
   widths: Sequence[int] = (512, 128)
   activation: str = "relu"
   dropout: float = 0.15
+  norm: str = "none"
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """f32[B, D] -> f32[B, E] of unit length; a row of zeros stays one.
 
     Raises:
-      ValueError: no layer, or an unknown activation.
+      ValueError: no layer, or an unknown activation or norm.
     """
     if not self.widths:
       raise ValueError("projector: widths is empty; the last of them is the size of an embedding.")
     activation = C.pick("projector: activation", ACTIVATIONS, self.activation)
+    norm = C.pick("projector: norm", NORMS, self.norm)
+    x = x if norm is None else norm(train, "norm")(x)
     for i, width in enumerate(self.widths):
       x = nn.Dense(width, name=f"dense{i}")(x)
       if i + 1 < len(self.widths):

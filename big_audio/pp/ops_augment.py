@@ -62,6 +62,34 @@ def shift_fbank(frames: int, *, key: str = "fbank"):
   return fn
 
 
+@op("warp_fbank")
+def warp_fbank(time: float = 0.0, bins: float = 0.0, *, key: str = "fbank"):
+  """Stretches features f32[F,M] in time and moves them along the mels, by linear interpolation.
+
+  On a mel axis a move is about a change of pitch and of the length of a vocal tract; other than
+  with `speed` it does not depend on the change of tempo, and costs a tenth.
+
+  Args:
+    time: F becomes round(F / u), u uniform over [1 - time, 1 + time].
+    bins: the move is uniform over [-bins, bins] mels; edges are repeated.
+    key: of the features.
+  """
+  if not 0 <= time < 1 or bins < 0:
+    raise OpError(f"needs 0 <= time < 1 and bins >= 0, got {time} and {bins}.")
+
+  def fn(example, rng):
+    of_any_length(example, key)
+    fbank = _features(example, key)
+    frames, mels = fbank.shape
+    count = max(round(frames / rng.uniform(1 - time, 1 + time)), 1)
+    rows = np.linspace(0, frames - 1, count)
+    columns = np.arange(mels) - rng.uniform(-bins, bins)
+    out = _between(_between(fbank, rows, 0), np.clip(columns, 0, mels - 1), 1)
+    return {**example, key: out}
+
+  return fn
+
+
 @op("noise_fbank")
 def noise_fbank(std: float, hi: float | None = None, *, key: str = "fbank"):
   """Adds Gaussian noise to features: deviation `std`, or uniform over [std, hi] for each example.
@@ -144,6 +172,15 @@ def shift(secs: float, *, mode: str = "circular", key: str = "wav"):
     return out
 
   return fn
+
+
+def _between(x, at, axis):
+  """Values of f32 `x` at places of an axis, between neighbours on a line."""
+  low = np.floor(at).astype(int)
+  high = np.minimum(low + 1, x.shape[axis] - 1)
+  share = (at - low).astype(np.float32)
+  share = share[:, None] if axis == 0 else share
+  return x.take(low, axis) * (1 - share) + x.take(high, axis) * share
 
 
 def _features(example, key) -> np.ndarray:

@@ -13,7 +13,6 @@ def fbank(
   frames: int | None = None,
   *,
   n_mels: int = 128,
-  place: str = "end",
   cmn: bool = False,
   cut: bool = False,
   key: str = "wav",
@@ -23,10 +22,8 @@ def fbank(
 
   Args:
     frames: F; rows of zeros are appended up to it, which belongs before `ast_normalise`. None: as
-      many as there are.
+      many as there are; `pad(samples=F, key="fbank")` puts rows elsewhere.
     n_mels: M.
-    place: where the rows of zeros stand: all at the "end", as those of the public extractor; half
-      in front ("centre"); or any number of them in front ("random").
     cmn: takes from each mel its mean over the recording (cepstral mean normalisation, Atal 1974):
       what multiplies a spectrum all along, a microphone, a room or a gain, is gone.
     cut: lets a longer recording lose its end, as the public extractor does.
@@ -38,8 +35,6 @@ def fbank(
   """
   if frames is not None and frames < 1:
     raise OpError(f"needs frames above 0, got {frames}.")
-  if place not in ("end", "centre", "random"):
-    raise OpError(f'has place="{place}", expected "end", "centre" or "random".')
 
   def fn(example, rng):
     wav, sr = of_any_length(example, key), int(take(example, "sr"))
@@ -65,11 +60,7 @@ def fbank(
     if cmn:
       mel = mel - mel.mean(axis=0)
     if frames is not None:
-      spare = frames - len(mel)
-      front = {"end": 0, "centre": spare // 2}.get(place)
-      if front is None:
-        front = int(rng.integers(spare + 1))
-      mel = np.pad(mel, ((front, spare - front), (0, 0)))
+      mel = np.pad(mel, ((0, frames - len(mel)), (0, 0)))
     return {**{k: v for k, v in example.items() if k != key}, to: mel}
 
   return fn

@@ -67,9 +67,12 @@ class Trainer:
     """Parameters of both models, and proxies, adapters and an empty memory where they are used."""
     k1, k2, k3, k4 = jax.random.split(rng, 4)
     features, net = self.net.init_with_output(k1, batch[self.key][:1])
-    params, others = {"net": net.pop("params")}, {k: {"net": v} for k, v in net.items()}
     x, head = self.head.init_with_output(k2, features)
-    params["head"] = head["params"]
+    params = {"net": net.pop("params"), "head": head.pop("params")}
+    others: dict = {}
+    for name, collections in (("net", net), ("head", head)):
+      for k, v in collections.items():
+        others.setdefault(k, {})[name] = v
     dims = x.shape[-1]
     if self.objective.needs_proxies:
       params["proxies"] = jax.random.normal(k3, (self.classes, dims))
@@ -84,19 +87,20 @@ class Trainer:
     params = variables["params"]
     if self.lora:
       params = lora.merge(params, params["lora"], self.lora["alpha"])
-    others = {k: v["net"] for k, v in variables.items() if k != "params" and "net" in v}
-    own = {"params": params["net"], **others}
-    if rng is None:
-      features = self.net.apply(own, x)
-      return features, self.head.apply({"params": params["head"]}, features), {}
-    k1, k2 = jax.random.split(rng)
-    features, updates = self.net.apply(
-      own, x, train=True, rngs={"dropout": k1}, mutable=list(others)
-    )
-    embedding = self.head.apply(
-      {"params": params["head"]}, features, train=True, rngs={"dropout": k2}
-    )
-    return features, embedding, {k: {"net": v} for k, v in updates.items()}
+    rngs, updates = (None, None) if rng is None else jax.random.split(rng), {}
+
+    def call(name, model, x, key):
+      others = {k: v[name] for k, v in variables.items() if k != "params" and name in v}
+      own = {"params": params[name], **others}
+      if key is None:
+        return model.apply(own, x)
+      x, new = model.apply(own, x, train=True, rngs={"dropout": key}, mutable=list(others))
+      for k, v in new.items():
+        updates.setdefault(k, {})[name] = v
+      return x
+
+    features = call("net", self.net, x, rngs[0])
+    return features, call("head", self.head, features, rngs[1]), updates
 
   def loss(self, variables, batch, rng, *, step, total_steps, train) -> Loss:
     """The objective over the batch, with its logs; in evaluation without dropout and mixup."""

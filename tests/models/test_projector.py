@@ -28,6 +28,17 @@ def test_a_zero_row_stays_and_has_a_finite_gradient():
   assert loss(p) == 0 and all(jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(jax.grad(loss)(p)))
 
 
+def test_a_batch_norm_takes_away_what_features_have_in_common():
+  x = 5 + 0.01 * np.random.default_rng(0).standard_normal((16, 6)).astype("f4")
+  cosine = lambda y: np.mean(np.asarray(y) @ np.asarray(y).T)
+  plain, normed = projector.Model(), projector.Model(norm="batch")
+  p = plain.init(jax.random.key(0), x)
+  q = normed.init(jax.random.key(0), x)
+  run = lambda net, v: net.apply(v, x, train=True, rngs={"dropout": jax.random.key(1)},
+                                 mutable="batch_stats")[0]  # fmt: skip
+  assert cosine(run(plain, p)) > 0.7 > 0.3 > cosine(run(normed, q))
+
+
 def test_dropout_is_between_the_layers_alone():
   net, x = projector.Model(widths=(64, 8), dropout=0.5), jnp.ones((2, 4))
   p = net.init(jax.random.key(0), x)
@@ -40,7 +51,8 @@ def test_dropout_is_between_the_layers_alone():
 
 
 @pytest.mark.parametrize(
-  "kw, message", [(dict(widths=()), "empty"), (dict(activation="rel"), "relu")]
+  "kw, message",
+  [(dict(widths=()), "empty"), (dict(activation="rel"), "relu"), (dict(norm="btch"), "batch")],
 )
 def test_errors(kw, message):
   with pytest.raises(ValueError, match=message):

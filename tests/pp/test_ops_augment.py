@@ -44,6 +44,27 @@ def test_masks_hide_whole_bins_and_whole_frames_defect_5():
   assert all(abs(n - 120) < 60 for n in bands.values())
 
 
+def test_a_warp_stretches_time_and_moves_mels():
+  """Of a plane a t + b m, linear interpolation is exact: slopes tell the stretch and the move."""
+  t, m = np.arange(41, dtype="f4")[:, None], np.arange(30, dtype="f4")[None]
+  plane, counts, moves = 2 * t + 0.5 * m, [], []
+  for out in run("warp_fbank(time=.2, bins=3)", n=200, fbank=plane):
+    x = out["fbank"]
+    assert x.dtype == np.float32
+    counts.append(len(x))
+    rows, inner = np.linspace(0, 40, len(x)), slice(4, -4)
+    move = m[0, inner] - (x[0, inner] - 2 * rows[0]) / 0.5
+    moves.append(float(np.mean(move)))
+    want = 2 * rows[:, None] + 0.5 * (m[:, inner] - moves[-1])
+    np.testing.assert_allclose(x[:, inner], want, atol=1e-3)
+    assert np.all(x[:, 0] >= 2 * rows - 1e-3) and np.all(x[:, -1] <= 2 * rows + 0.5 * 29 + 1e-3)
+  assert min(counts) < 36 and max(counts) > 49
+  assert min(counts) >= 34 and max(counts) <= 51
+  assert -3 <= min(moves) < -2.5 and 2.5 < max(moves) <= 3
+  (same,) = run("warp_fbank()", n=1, fbank=plane)
+  np.testing.assert_array_equal(same["fbank"], plane)
+
+
 def test_masks_may_lie_anywhere_and_be_several():
   x = fbank()
   where = np.sum([o["fbank"] == 99 for o in run("mask_fbank(2, 0, fill=99)", 900, fbank=x)], 0)[0]

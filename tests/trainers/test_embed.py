@@ -144,6 +144,14 @@ def test_pairs_cross_devices():
     np.testing.assert_allclose(flat[name], other[name], atol=2e-4, err_msg=name)
 
 
+def test_running_statistics_of_the_head_are_kept():
+  trainer, config = make()
+  trainer.head = trainer.head.clone(norm="batch")
+  begin, end, _ = step_of(trainer, config, batch())
+  old, new = (s["vars"]["batch_stats"]["head"]["norm"]["mean"] for s in (begin, end))
+  assert not np.allclose(old, new)
+
+
 def test_micro_batches_are_refused():
   trainer, config = make()
   with pytest.raises(ValueError, match="couple the whole batch"):
