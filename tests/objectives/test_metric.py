@@ -166,7 +166,7 @@ def test_tracks_trash_and_padding_by_plain_loops(name):
 
 
 def test_proxy_anchor_by_plain_loops():
-  """A batch without classes 3 and 4, with trash, whose far term is over all classes all the same."""
+  """A batch with trash and without classes 3 and 4, over which the far term is taken too."""
   rng = np.random.default_rng(1)
   label, valid = rng.integers(-1, 3, 24), rng.random(24) < 0.8
   p = np.float64(INPUTS["proxies"])
