@@ -165,6 +165,23 @@ def test_tracks_trash_and_padding_by_plain_loops(name):
   np.testing.assert_allclose(value, want, rtol=1e-5)
 
 
+def test_proxy_anchor_by_plain_loops():
+  """A batch with trash and without classes 3 and 4, over which the far term is taken too."""
+  rng = np.random.default_rng(1)
+  label, valid = rng.integers(-1, 3, 24), rng.random(24) < 0.8
+  p = np.float64(INPUTS["proxies"])
+  s = np.float64(INPUTS["x"]) @ (p / np.linalg.norm(p, axis=1, keepdims=True)).T
+  near, far = [], []
+  for c in range(5):
+    mine = [s[i, c] for i in range(24) if valid[i] and label[i] == c]
+    rest = [s[i, c] for i in range(24) if valid[i] and label[i] != c]
+    near += [np.log(1 + sum(np.exp(-32 * (v - 0.1)) for v in mine))] if mine else []
+    far += [np.log(1 + sum(np.exp(32 * (v + 0.1)) for v in rest))]
+  value, logs = compiled("proxy_anchor")(items(INPUTS["x"], label, valid=valid))[0]
+  np.testing.assert_allclose(value, np.mean(near) + np.mean(far), rtol=1e-5)
+  np.testing.assert_allclose(logs["classes"], len(near) / 5, rtol=1e-6)
+
+
 def test_same_track_allows_all_but_the_anchor():
   batch = items(at([0, 60, 90]), [0, 0, 1], track=[0, 0, 0])
   assert compiled("triplet_hard")(batch)[0][0] == 0
