@@ -21,7 +21,6 @@ records to write down. `BadShare` adds them up and stops the run.
 """
 
 import atexit
-import difflib
 import functools
 import math
 import multiprocessing
@@ -38,11 +37,9 @@ import numpy as np
 import threadpoolctl
 from absl import flags
 
-from big_audio.datasets import build as sources
-from big_audio.datasets import pk, splits
+from big_audio.datasets import data_sets, pk, splits
 from big_audio.datasets.collate import Batch, collate
 from big_audio.datasets.errors import DecodeError
-from big_audio.pp import builder
 
 _MIX_BLOCK = 10_000  # weights are resolved to 1/10,000
 _MAX_ATTEMPTS = 100
@@ -77,7 +74,7 @@ def train_batches(
   """
   batch_size = int(input_cfg.batch_size)
   rows = _rows(batch_size, process_index, process_count)
-  stream = _TrainStream(_open(input_cfg.data), int(seed))
+  stream = _TrainStream(data_sets.open_all(input_cfg.data), int(seed))
   if input_cfg.get("sampler"):
     stream = _PkStream(stream.opened, int(seed), batch_size, dict(input_cfg.sampler))
   batch_source = _TrainBatches(stream, batch_size, rows, int(start_step))
@@ -119,7 +116,7 @@ def eval_batches(
       defined by its items, so none is replaced.
   """
   rows = _rows(int(batch_size), process_index, process_count)
-  opened = _open({"data": data} if "source" in data else data)
+  opened = data_sets.open_all({"data": data} if "source" in data else data)
   if limit is not None and limit <= 0:
     raise ValueError(f"eval_batches: limit must be above zero or None, got {limit}.")
   return Batches(
@@ -129,7 +126,7 @@ def eval_batches(
 
 def num_examples(input_cfg) -> int:
   """Items in one epoch: the sum over the sources of `input_cfg.data`, whatever their weights."""
-  return sum(len(s.source) for s in _open(input_cfg.data))
+  return sum(len(s.source) for s in data_sets.open_all(input_cfg.data))
 
 
 def claim_splits(input_cfg, workdir: str, *, begun: bool, write: bool) -> None:
@@ -141,7 +138,7 @@ def claim_splits(input_cfg, workdir: str, *, begun: bool, write: bool) -> None:
     begun: a run is there.
     write: whether this process writes.
   """
-  opened = _open(input_cfg.data)
+  opened = data_sets.open_all(input_cfg.data)
   records = {o.name: o.source.split_record() for o in opened if hasattr(o.source, "split_record")}
   if begun or write:
     splits.claim(workdir, records, begun=begun)
@@ -149,7 +146,7 @@ def claim_splits(input_cfg, workdir: str, *, begun: bool, write: bool) -> None:
 
 def class_names(data) -> list[str] | None:
   """Names of classes by number, where the first source of `data` (see `eval_batches`) has any."""
-  opened = _open({"data": data} if "source" in data else data)
+  opened = data_sets.open_all({"data": data} if "source" in data else data)
   names = getattr(opened[0].source, "classes", None)
   return list(names) if names else None
 
@@ -296,55 +293,6 @@ def _init_worker(index: int, count: int) -> None:
     sys.modules["jax"].config.update("jax_platforms", "cpu")
 
 
-class _Opened:
-  """A source with its weight and preprocessing; the latter is rebuilt after pickling."""
-
-  def __init__(self, name, source, weight, pp):
-    self.name, self.source, self.weight, self.pp_text = name, source, weight, pp
-    try:
-      self.pp = builder.build(pp)
-    except ValueError as e:
-      raise ValueError(f"config.input.data.{name}.{e}") from e
-
-  def __reduce__(self):
-    return _Opened, (self.name, self.source, self.weight, self.pp_text)
-
-  def example(self, i: int, rng: np.random.Generator) -> dict:
-    """Item i, preprocessed and read into arrays."""
-    item = i
-    try:
-      example = self.source[i]
-      item = example.get("id", i)
-      example = self.pp(example, rng)
-      return {k: v.numpy() if hasattr(v, "read") else v for k, v in example.items()}
-    except DecodeError as e:
-      e.item = str(item)
-      raise
-    except ValueError as e:
-      dot = "." if str(e).startswith("pp: ") else ": "
-      raise ValueError(f"config.input.data.{self.name}{dot}{e}") from e
-
-
-def _open(data) -> list[_Opened]:
-  if not data:
-    raise ValueError("config.input.data is empty: expected {name: dict(source=..., pp=...)}.")
-  opened = []
-  # By name: the order of a dict does not survive every way of storing a config.
-  for name, spec in sorted(data.items()):
-    where = f"config.input.data.{name}"
-    spec = spec.to_dict() if hasattr(spec, "to_dict") else dict(spec)
-    if "source" not in spec:
-      near = difflib.get_close_matches("source", spec)
-      hint = f' Did you mean "{near[0]}" to be it?' if near else ""
-      raise ValueError(f'{where} has no "source", only {", ".join(spec) or "nothing"}.{hint}')
-    kind, pp = spec.pop("source"), spec.pop("pp", "")
-    weight = float(spec.pop("weight", 1.0))
-    if not 0 < weight < float("inf"):
-      raise ValueError(f"{where}.weight must be above zero, got {weight}.")
-    opened.append(_Opened(name, sources.build(kind, where, **spec), weight, pp))
-  return opened
-
-
 def _rows(batch_size: int, process_index: int, process_count: int) -> range:
   if batch_size <= 0 or batch_size % process_count:
     raise ValueError(
@@ -360,7 +308,7 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> range:
 class _TrainStream:
   """Row g -> (source, item) and the example there."""
 
-  def __init__(self, opened: list[_Opened], seed: int):
+  def __init__(self, opened: list[data_sets.Opened], seed: int):
     if seed < 0:
       raise ValueError(f"config.seed must be >= 0, got {seed}.")
     self.opened, self.seed = opened, seed

@@ -47,6 +47,7 @@ ARGS = dict(
   chunks=("crop", "random", "sequential", "spaced"),  # in training: a new crop each time, or fixed
   most=3,  # chunks of a track, at most
   edge_secs=0.0,  # left out at both ends of a recording
+  ram=False,  # log-mels of whole recordings are kept in memory
   mels=128,
   mean=-4.2677393, std=4.5689974,  # of log-mels; those of AudioSet
   cmn=False,  # each mel less its mean over the chunk: deaf to rooms and microphones
@@ -70,7 +71,7 @@ ARGS = dict(
   smoke=False,
 )  # fmt: skip
 RECIPES = dict(
-  speaker=dict(data="tracks", label=r"^\d_([a-z]+)_", secs=0.64, p=6, k=6),
+  speaker=dict(data="tracks", label=r"^\d_([a-z]+)_", secs=0.64, p=6, k=6, ram=True),
   digits=dict(
     data="tracks",
     label=r"^(\d)_",
@@ -80,7 +81,7 @@ RECIPES = dict(
     p=10,
     warp="0.2x10",
   ),
-  sounds=dict(data="tracks", secs=2.0, p=10, warp="0.2x8"),
+  sounds=dict(data="tracks", secs=2.0, p=10, ram=True, warp="0.2x8"),
 )
 SR, WIN, HOP = 16000, 400, 160  # of the log-mels, Hz and samples
 EVALS = 10  # looks at the validation items in a run
@@ -104,7 +105,7 @@ def check(a, given):
                "chunks", "most", "edge_secs"}  # fmt: skip
   unused = {
     "loops": of_tracks | {"dir", "classes"}, "tracks": set(),
-    "features": of_tracks | {"cmn"},
+    "features": of_tracks | {"cmn", "ram"},
   }[a.data] & given  # fmt: skip
   if unused:
     raise ValueError(f"{where} data={a.data} does not take {', '.join(sorted(unused))}.")
@@ -159,22 +160,22 @@ def source(a, split, *, chunked):
 
 
 def preprocessing(a, frames, *, train):
-  """The operations of a chunk: sound or stored log-mel -> normalised log-mel of `frames` rows."""
+  """{once, pp}: sound or stored log-mel -> normalised log-mel of `frames` rows."""
   augment = a.augment if train else "none"
   time, bins = pair("warp", a.warp, float) if train and a.warp else (0.0, 0.0)
   more = int(frames * (1 + time)) + 1 if time else frames  # what may be pressed into `frames`
   place = "random" if train and (a.chunks == "crop" or a.data == "loops") else "start"
-  ops = []
-  if a.data == "features":
+  once, ops, fbank = "", [], f"fbank(n_mels={a.mels}, cmn={bool(a.cmn)})"
+  if a.data == "features" or (a.ram and train):
+    once = fbank if a.data != "features" else ""
     ops += [f'crop(samples={more}, mode="{place}", short="keep", key="fbank")']
   else:
-    ops += [f'crop(samples={WIN + (more - 1) * HOP}, mode="{place}", short="keep")']
-    if augment == "full" and not a.cmn:
-      ops += ["gain(-6, 6)"]
-    ops += [f"fbank(n_mels={a.mels}, cmn={bool(a.cmn)})"]
+    ops += [f'crop(samples={WIN + (more - 1) * HOP}, mode="{place}", short="keep")', fbank]
   if a.warp and train:
     ops += [f"warp_fbank({time:g}, {bins:g})"]
     ops += [f'crop(samples={frames}, mode="random", short="keep", key="fbank")']
+  if augment == "full" and not a.cmn:
+    ops += ["gain_fbank(6)"]
   # Public weights know recordings that begin at once and are filled up behind.
   side = "end" if a.init else "random" if train else "centre"
   ops += [f'pad(samples={frames}, mode="{side}", key="fbank")']
@@ -185,7 +186,8 @@ def preprocessing(a, frames, *, train):
   if augment != "none":
     ops += ["noise_fbank(0.03, 0.07)"]
   keep = ("fbank", "label", "track") if train else ("fbank", "label", "track", "artist", "id")
-  return "|".join([*ops, f"keep({', '.join(repr(k) for k in keep)})"])
+  pp = "|".join([*ops, f"keep({', '.join(repr(k) for k in keep)})"])
+  return dict(once=once, pp=pp) if once else dict(pp=pp)
 
 
 def objective(a):
@@ -235,13 +237,15 @@ def models(a, frames):
   net["dropout"] = a.dropout if a.dropout >= 0 else (0.05 if a.init else 0.1)
   net["patchout_time"] = a.patchout
   net["dtype"] = None if a.dtype == "float32" else a.dtype
-  return dict(net=net, head=dict(model="projector", widths=[512, 128], dropout=0.15))
+  # Features of a net that knows nothing yet are nearly alike.
+  norm = "none" if a.init else "batch"
+  return dict(net=net, head=dict(model="projector", widths=[512, 128], dropout=0.15, norm=norm))
 
 
 def evaluators(a, frames):
   """Validation along the run; at its end the test, by embeddings and by the trunk's features."""
   pp = preprocessing(a, frames, train=False)
-  data = lambda split: dict(source(a, split, chunked=True), pp=pp)
+  data = lambda split: dict(source(a, split, chunked=True), **pp)
   common = dict(type="retrieval", batch_size=64, limit=64 if a.smoke else None)
   final = dict(common, train_data=data("train"), log_percent=100)
   features = dict(final, key="features", measures=["ranking", "knn", "probe"], picture=False)
@@ -288,7 +292,7 @@ def get_config(arg=""):
   c.input = dict(
     batch_size=a.p * a.k + trash, num_threads=1, num_workers=0, max_bad_share=0.01,
     sampler=dict(name="pk", p=a.p, k=a.k, trash=trash),
-    data=dict(train=dict(train, pp=preprocessing(a, frames, train=True))),
+    data=dict(train=dict(train, **preprocessing(a, frames, train=True))),
   )  # fmt: skip
   c.models = models(a, frames)
   c.trainer = dict(name="embed", key="fbank", loss=objective(a))

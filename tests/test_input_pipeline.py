@@ -21,7 +21,9 @@ from tests import fake_source
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-  monkeypatch.setattr(ip.sources, "build", lambda kind, where="", **kw: fake_source.Source(**kw))
+  monkeypatch.setattr(
+    ip.data_sets.sources, "build", lambda kind, where="", **kw: fake_source.Source(**kw)
+  )
 
 
 def cfg(batch_size=6, pp="crop(samples=10)", num_threads=0, num_workers=0, **kw):
@@ -82,7 +84,7 @@ def test_each_epoch_holds_every_item_once_in_a_new_order():
 
 def test_shuffle_is_close_to_uniform():
   # Position of item 0 over many epochs: no position may be preferred.
-  stream = ip._TrainStream(ip._open(cfg(n=10).data), 0)
+  stream = ip._TrainStream(ip.data_sets.open_all(cfg(n=10).data), 0)
   where = Counter(g % 10 for g in range(20_000) if stream.locate(g)[1] == 0)
   assert min(where.values()) > 140 and max(where.values()) < 260  # 200 +- 4.4 sigma
 
@@ -248,7 +250,7 @@ def test_workers_die_with_a_killed_parent_and_take_no_accelerator(tmp_path):
         return {"pid": os.getpid(), "jax": os.environ.get("JAX_PLATFORMS", "")}
 
     if __name__ == "__main__":
-      ip.sources.build = lambda *a, **k: Spy()
+      ip.data_sets.sources.build = lambda *a, **k: Spy()
       c = ConfigDict(dict(batch_size=2, data={"a": dict(source="x")}, num_workers=1))
       b = next(ip.train_batches(c, seed=0))
       print(b["pid"][0], b["jax"][0], flush=True)

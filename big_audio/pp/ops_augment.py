@@ -90,6 +90,19 @@ def warp_fbank(time: float = 0.0, bins: float = 0.0, *, key: str = "fbank"):
   return fn
 
 
+@op("gain_fbank")
+def gain_fbank(db: float, *, key: str = "fbank"):
+  """Gain of -`db` to `db` dB, uniform, on log-mels f32[F,M] (natural logarithms of power)."""
+  if db < 0:
+    raise OpError(f"needs db >= 0, got {db}.")
+
+  def fn(example, rng):
+    by = rng.uniform(-db, db) * np.log(10) / 10
+    return {**example, key: _features(example, key) + np.float32(by)}
+
+  return fn
+
+
 @op("noise_fbank")
 def noise_fbank(std: float, hi: float | None = None, *, key: str = "fbank"):
   """Adds Gaussian noise to features: deviation `std`, or uniform over [std, hi] for each example.

@@ -65,6 +65,16 @@ def test_a_warp_stretches_time_and_moves_mels():
   np.testing.assert_array_equal(same["fbank"], plane)
 
 
+def test_a_gain_of_features_is_that_of_the_wave():
+  wav = noise(2000, 1)
+  log_mel = lambda x: builder.build("fbank(n_mels=20)")(dict(wav=x, sr=16000), None)["fbank"]
+  moves = [np.unique(o["fbank"] - fbank()) for o in run("gain_fbank(6)", fbank=fbank())]
+  moves = [float(m.mean()) for m in moves if np.ptp(m) < 1e-5]
+  assert len(moves) == 200 and -1.39 < min(moves) < -1.2 and 1.2 < max(moves) < 1.39
+  louder = log_mel(10 ** (6 / 20) * wav) - log_mel(wav)
+  np.testing.assert_allclose(louder, 6 * np.log(10) / 10, atol=1e-3)
+
+
 def test_masks_may_lie_anywhere_and_be_several():
   x = fbank()
   where = np.sum([o["fbank"] == 99 for o in run("mask_fbank(2, 0, fill=99)", 900, fbank=x)], 0)[0]
