@@ -217,6 +217,11 @@ def configure(
   return out
 
 
+def described(net: ast.Ast) -> dict[str, int]:
+  """The arguments of a network that its shapes do not tell, for the header of a file."""
+  return {name: getattr(net, name) for name in _GIVEN}
+
+
 def _patch(where, kernel, dim):
   """A number, or [frames, mels], from (D, 1, mels, frames) or our (frames, mels, 1, D)."""
   if len(kernel) == 4 and kernel[:2] == (dim, 1):

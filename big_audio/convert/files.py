@@ -4,6 +4,7 @@ A family is a module of this package with
 
   DIALECTS                              tables of keys, those of preferred spelling first
   given(where, config_json) -> dict     what a public config.json says of the model
+  described(net) -> dict                what of a model its shapes do not tell
   configure(where, sizes, given)        arguments of the model, from {our name: shape in the file}
   shapes(config, sizes)                 {our name: shape} of all parameters that there must be
   fit(where, params, config, net, how)  the parameters for a network of another size of input

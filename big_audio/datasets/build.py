@@ -75,9 +75,10 @@ def names() -> list[str]:
 
   prefix = package.__name__ + "."
   helpers = {
-    "audio", "audio_av", "build", "chunks", "collate", "data_sets", "errors", "manifest", "pk", "records",
-    "splits", "stratified", "synths", "synth_images", "synth_render", "synth_sampling", "vimh_meta",
-    "vimh_records", "vimh_pickle", "vimh_write", "vimh_name", "vimh_check", "vimh_convert",
+    "audio", "audio_av", "build", "chunks", "collate", "data_sets", "errors", "manifest", "pk",
+    "records", "splits", "stratified", "synths", "synth_images", "synth_render", "synth_sampling",
+    "vimh_meta", "vimh_records", "vimh_pickle", "vimh_write", "vimh_name", "vimh_check",
+    "vimh_convert",
   }  # fmt: skip
   found = [
     m.name.removeprefix(prefix)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+BATCH_NORM_EPS = 1e-5
+
 
 class DepthwiseConv2D(nn.Module):
   """Depthwise convolution over height and width with zero padding, as shifted multiply-adds.
@@ -83,7 +85,9 @@ def batch_norm(train: bool, name: str, **kw) -> nn.BatchNorm:
 
   In training it takes the batch's own mean and (biased) variance and updates `batch_stats`.
   """
-  return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name, **kw)
+  return nn.BatchNorm(
+    use_running_average=not train, momentum=0.9, epsilon=BATCH_NORM_EPS, name=name, **kw
+  )
 
 
 def drop_path(rate: float, train: bool) -> nn.Dropout:

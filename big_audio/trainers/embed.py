@@ -20,9 +20,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from big_audio import config as C
 from big_audio.nn import lora
+from big_audio.nn.image import BATCH_NORM_EPS
 from big_audio.objectives import memory, metric, mining
 from big_audio.trainers.loss import Loss
 
@@ -127,6 +129,33 @@ class Trainer:
     if not train:  # as a mean, which is what is shown of an evaluation
       return Loss(jnp.full(len(label), value), logs=logs)
     return Loss(jnp.zeros(len(label)), scalars={"metric": value}, logs=logs, updates=updates)
+
+  def weights(self, variables) -> dict:
+    """{"net", "head"}: parameters that give the embeddings of `embed` without anything else.
+
+    Adapters are merged into their kernels, and a batch norm of the head, which is linear once it is
+    trained, into the layer behind it.
+
+    Raises:
+      ValueError: a trunk with running statistics.
+    """
+    params = variables["params"]
+    if self.lora:
+      params = lora.merge(params, params["lora"], self.lora["alpha"])
+    running = variables.get("batch_stats", {})
+    if "net" in running:
+      raise ValueError(
+        "trainers.embed: the trunk has running statistics, which have no place here."
+      )
+    head = dict(params["head"])
+    if "norm" in head:
+      norm, seen = head.pop("norm"), running["head"]["norm"]
+      scale = norm["scale"] / jnp.sqrt(seen["var"] + BATCH_NORM_EPS)
+      shift = norm["bias"] - seen["mean"] * scale
+      kernel, bias = head["dense0"]["kernel"], head["dense0"]["bias"]
+      change = jnp.matmul(shift, kernel, precision="highest")
+      head["dense0"] = {"kernel": kernel * scale[:, None], "bias": bias + change}
+    return jax.tree.map(np.asarray, {"net": params["net"], "head": head})
 
   def predict_fns(self) -> dict[str, Callable]:
     """embed; see there."""

@@ -211,3 +211,22 @@ def test_errors():
   variables = init(trainer, data)
   with pytest.raises(ValueError, match="no 'track'"):
     loss(trainer, variables, {k: v for k, v in data.items() if k != "track"})
+
+
+def test_exported_weights_alone_give_the_embeddings():
+  schedule = [["net/.*", None], [".*", dict(kind="constant")]]
+  trainer, config = make(
+    lora=dict(pattern=ATTEND, rank=2, alpha=4.0), optimizer=dict(lr=1e-2, schedule=schedule)
+  )
+  trainer.head = trainer.head.clone(norm="batch")
+  data = batch()
+  _, state, _ = step_of(trainer, config, data, steps=3)
+  variables = {"params": trees.merge(state["params"], state["frozen"]), **state["vars"]}
+  want = jax.jit(trainer.embed)(variables, data, None)
+  weights = trainer.weights(variables)
+  assert set(weights) == {"net", "head"} and set(weights["head"]) == {"dense0", "dense1"}
+  features = trainer.net.apply({"params": weights["net"]}, data["fbank"])
+  np.testing.assert_allclose(features, want["features"], atol=1e-5)
+  plain = trainer.head.clone(norm="none")
+  got = plain.apply({"params": weights["head"]}, features)
+  np.testing.assert_allclose(got, want["embedding"], atol=1e-4)

@@ -1,0 +1,94 @@
+"""The weights of a run as one .safetensors file, in the spelling of the public model.
+
+  python -m big_audio.tools.export runs/music:best music.safetensors
+  python -m big_audio.tools.export runs/music music.safetensors --history history.csv
+
+Averaged parameters, LoRA adapters merged and running statistics folded in: what an embedding is
+computed from, and nothing else. For a similarity model the file has the keys of transformers under
+"ast." and its projector as "projector.0" and "projector.3" (dialect c of `convert.ast`);
+`--dialect native` keeps our names. The header tells the run, its step and the model's arguments.
+`--history` writes every row of metrics.jsonl as CSV.
+"""
+
+import argparse
+import csv
+import io
+import os
+import sys
+
+from big_audio import config as C
+from big_audio import convert, inference, metrics
+from big_audio.tools import manifests
+
+
+def export(spec: str, out: str, *, dialect: str = "c") -> tuple[str, int]:
+  """Writes the weights of a run.
+
+  Args:
+    spec: WORKDIR[:STEP|:best].
+    out: name of the file, which ends in .safetensors.
+    dialect: of the net's family, see `convert`.
+
+  Returns:
+    (the family, the step of the checkpoint).
+
+  Raises:
+    ValueError: no such run or dialect, or a run whose models no public file can hold.
+  """
+  runner = inference.open_workdir(spec)
+  trainer, family = runner.trainer, runner.config.models.net.model
+  if not hasattr(trainer, "weights"):
+    raise ValueError(
+      f"{spec}: runs of the trainer {runner.config.trainer.name!r} cannot be exported."
+    )
+  described = getattr(C.resolve("convert", family), "described", None)
+  if described is None:
+    raise ValueError(f"{spec}: there is no table of keys for the net {family!r}.")
+  metadata = {"source": os.path.basename(runner.workdir), "step": str(runner.step)}
+  convert.save(
+    out, trainer.weights(runner.variables), family, dialect,
+    config=described(trainer.net), metadata=metadata,
+  )  # fmt: skip
+  return family, runner.step
+
+
+def history(workdir: str) -> str:
+  """All rows of a run as CSV: a column for each name, in the order of their first appearance."""
+  rows = metrics.read_rows(os.path.join(workdir, metrics.FILE))
+  names = list(dict.fromkeys(k for row in rows for k in row))
+  out = io.StringIO()
+  writer = csv.DictWriter(out, names, lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  return out.getvalue()
+
+
+def parser() -> argparse.ArgumentParser:
+  """The command line."""
+  p = argparse.ArgumentParser(
+    prog="python -m big_audio.tools.export", description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  p.add_argument("run", metavar="WORKDIR[:STEP|:best]")
+  p.add_argument("out", metavar="OUT.safetensors")
+  p.add_argument("--dialect", default="c", help="default %(default)s")
+  p.add_argument("--history", metavar="FILE.csv")
+  return p
+
+
+def main(argv=None) -> int:
+  """The command line; returns the exit status."""
+  flags = parser().parse_args(argv)
+  try:
+    family, step = export(flags.run, flags.out, dialect=flags.dialect)
+    if flags.history:
+      manifests.replace(flags.history, history(C.parse_spec(flags.run)[0]))
+  except (ValueError, OSError) as e:
+    print(f"export: {e}", file=sys.stderr)
+    return 2
+  print(f"{flags.out}: {family}, step {step}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
