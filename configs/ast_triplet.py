@@ -53,7 +53,8 @@ ARGS = dict(
   cmn=False,  # each mel less its mean over the chunk: deaf to rooms and microphones
   net=("ast_micro", "ast_tiny", "ast_small", "ast_base"),
   patch="", stride="",  # FRAMESxMELS; of the net, like what follows where it is 0
-  dim=0, depth=0, heads=0, layer=0, pool=("tokens", "special"),
+  dim=0, depth=0, heads=0, layer=0,
+  pool="",  # "": mean of all tokens of public weights, else their statistics
   dropout=-1.0,  # -1: what suits the recipe
   patchout=0,  # columns of patches left out in training
   dtype=("float32", "bfloat16"), remat=False,
@@ -70,19 +71,22 @@ ARGS = dict(
   stop_after=0,  # evaluations without a better MAP@R on validation items
   smoke=False,
 )  # fmt: skip
-RECIPES = dict(
-  speaker=dict(data="tracks", label=r"^\d_([a-z]+)_", secs=0.64, p=6, k=6, ram=True),
-  digits=dict(
-    data="tracks",
-    label=r"^(\d)_",
-    artist=r"^\d_([a-z]+)_",
-    cmn=True,
-    secs=0.64,
-    p=10,
-    warp="0.2x10",
+# Small nets over patches of all mels, a word or a second at a time.
+_FRAMES = dict(patch="8x128", stride="4x128", dim=96, depth=3, heads=4)
+RECIPES = {
+  "": {},
+  "speaker": dict(
+    _FRAMES, data="tracks", label=r"^\d_([a-z]+)_", secs=0.64, p=6, k=6, ram=True, steps=400
   ),
-  sounds=dict(data="tracks", secs=2.0, p=10, ram=True, warp="0.2x8"),
-)
+  "digits": dict(
+    _FRAMES, data="tracks", label=r"^(\d)_", artist=r"^\d_([a-z]+)_", cmn=True, secs=0.64, p=10,
+    ram=True, warp="0.2x10", steps=600,
+  ),
+  "sounds": dict(
+    {**_FRAMES, "patch": "16x128", "stride": "8x128"}, data="tracks", secs=1.28, most=6, p=10,
+    ram=True, warp="0.2x10", steps=600,
+  ),
+}  # fmt: skip
 SR, WIN, HOP = 16000, 400, 160  # of the log-mels, Hz and samples
 EVALS = 10  # looks at the validation items in a run
 
@@ -228,7 +232,8 @@ def optimizer(a, tuned):
 def models(a, frames):
   """The net and the projector."""
   family, _, variant = a.net.partition("_")
-  net = dict(model=family, variant=variant, frames=frames, bins=a.mels, pool=a.pool, remat=a.remat)
+  pool = a.pool or ("tokens" if a.init else "stats")
+  net = dict(model=family, variant=variant, frames=frames, bins=a.mels, pool=pool, remat=a.remat)
   if a.patch:
     net["patch"] = pair("patch", a.patch)
   if a.stride:
@@ -272,8 +277,7 @@ def get_config(arg=""):
   """A trunk, a projector, and a loss that sees P classes of K tracks."""
   given = {part.partition("=")[0] for part in arg.split(",") if part}
   a = ConfigDict(args(arg, ARGS).to_dict())
-  recipe = RECIPES.get(a.recipe, {})
-  a.update({k: v for k, v in recipe.items() if k not in given})
+  a.update({k: v for k, v in RECIPES[a.recipe].items() if k not in given})
   check(a, given)
   a.secs = a.secs or (2.0 if a.data == "loops" else 10.24)
   frames = (round(a.secs * SR) - WIN) // HOP + 1

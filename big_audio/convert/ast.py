@@ -254,7 +254,9 @@ def shapes(
     out |= dense("classifier/dense", dim, width("classifier/dense/bias"))
   if "head" in groups:
     hidden = width("head/dense0/bias")
-    out |= dense("head/dense0", dim, hidden)
+    # The statistics of tokens are twice as wide as their mean.
+    both = width("head/dense0/kernel") == 2 * dim * hidden
+    out |= dense("head/dense0", 2 * dim if both else dim, hidden)
     out |= dense("head/dense1", hidden, width("head/dense1/bias"))
   return out
 

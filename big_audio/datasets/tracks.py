@@ -94,7 +94,8 @@ class Source:
       split: a name of `splits`, or "all" (which without `splits` divides nothing).
       sr: resample to this rate (Hz) while reading; None refuses mixed rates.
       channels: 1 (mean) or n; None refuses mixed counts.
-      label: a regular expression whose one group in the path is the class; None: the folder.
+      label: a regular expression whose one group in the path is the class; None: the folder; "":
+        nothing is known of classes, every label is -1.
       artist: the same for the artist; None: each track has its own.
       splits: which track is in which split:
         - None: shares of .7, .15, .15 for train, validation and test in each class;
@@ -127,7 +128,7 @@ class Source:
     labels = {f.label for f in names.values()}
     if trash is not None and trash not in labels:
       raise ValueError(f'{where}: trash="{trash}" has no tracks. Labels: {_some(sorted(labels))}.')
-    self.classes = sorted(labels - {trash})
+    self.classes = sorted(labels - {trash, ""})
     self.tracks = sorted(names)
     self.artists = sorted({_artist(f) for f in names.values()})
     # Before anything is left out for its length: the split of a track must not depend on how its
@@ -256,7 +257,10 @@ def _files(folder, listing, label, artist, where):
   if rows is not None:
     return [_File(**facts(e), **{"track": stem(e), **rows[e.path]}) for e in entries], excluded
   paths = [e.path for e in entries]
-  labels = _folders(paths, where) if label is None else _groups(paths, label, "label", where)
+  if label:
+    labels = _groups(paths, label, "label", where)
+  else:
+    labels = _folders(paths, where) if label is None else [""] * len(paths)
   artists = [None] * len(paths) if artist is None else _groups(paths, artist, "artist", where)
   files = [
     _File(**facts(e), track=stem(e), label=c, artist=a)

@@ -32,7 +32,7 @@ VARIANTS = {
 }
 INIT = nn.initializers.truncated_normal(0.02)
 SPECIAL = 2  # tokens in front: class, distillation
-POOLS = ("tokens", "special")
+POOLS = ("tokens", "special", "stats")
 
 
 def grid(
@@ -79,8 +79,10 @@ class Ast(nn.Module):
     heads: of the attention; divide D.
     mlp_ratio: width of a block's hidden layer over D.
     dropout: share of the embedded tokens, and of each branch's outputs, left out in training.
-    pool: "tokens" (mean of all tokens) or "special" (mean of class and distillation token, which
-      the public classifiers were trained with).
+    pool: "tokens" (mean of all tokens), "special" (mean of class and distillation token, which the
+      public classifiers were trained with), or "stats" (mean and deviation of the patches' tokens,
+      2 D features, as in x-vectors, Snyder et al. 2018: a net without any training then knows how
+      much a spectrum moves, and learns from little data).
     layer: pool what stands after this block, counting from 1, without the last norm. Blocks after
       it and the norm are neither computed nor created: leave them out of a checkpoint with
       unused=..., or apply this network to a whole tree, whose other parameters it does not touch.
@@ -117,13 +119,18 @@ class Ast(nn.Module):
       train: with dropout and patchout; needs the rng "dropout" if there is any.
 
     Returns:
-      f32[B, D].
+      f32[B, D], or f32[B, 2 D] with pool="stats".
 
     Raises:
       ValueError: another shape, clips that are too long or too short, or attributes that do not
         fit together.
     """
     tokens = self.hidden(x, train=train)[-1]
+    if self.pool == "stats":
+      tokens = tokens[:, SPECIAL:]
+      # The floor keeps the root's gradient finite where nothing moves.
+      deviation = jnp.sqrt(jnp.var(tokens, axis=1) + 1e-5)
+      return jnp.concatenate([jnp.mean(tokens, axis=1), deviation], axis=-1)
     if self.pool == "special":
       tokens = tokens[:, :SPECIAL]
     return jnp.mean(tokens, axis=1)

@@ -86,9 +86,10 @@ def of_weights(path: str) -> Embedder:
     ValueError: not such weights.
   """
   loaded = convert.load(path, "ast")
-  net = ast.Model(**loaded.config)
-  head = None
+  net, head = ast.Model(**loaded.config), None
   if "head" in loaded.params:
+    if len(loaded.params["head"]["dense0"]["kernel"]) == 2 * net.dim:
+      net = net.clone(pool="stats")
     widths = [loaded.params["head"][k]["bias"].shape[0] for k in ("dense0", "dense1")]
     head = projector.Model(widths=widths)
 

@@ -13,7 +13,8 @@ label, fold, freesound_id); tasks=loops needs none. What is held out:
 | digits | digit | four speakers | the two others, for each of three pairs |
 | esc10 | kind of sound | three folds | the fourth, for each of four |
 
-Every run is made twice: trained, and with steps=0 as it begins.
+All items that are not judged are trained on, for a number of steps that was chosen before; one more
+run of each is made with steps=0, as it begins.
 """
 
 from big_audio.config import args
@@ -24,29 +25,24 @@ ARGS = dict(data="", tasks="loops/speaker/digits/esc10", seeds=1, smoke=False)
 
 
 def grids(folder):
-  """{task: grid}; settings that belong together are one grid each."""
-  fsdd = dict(data=["tracks"], dir=[f"{folder}/fsdd"])
+  """{task: grids}; settings that belong together are one grid each."""
+  fsdd = dict(dir=[f"{folder}/fsdd"])
   digits = []
   for pair in PAIRS:
     rest = "|".join(s for p in PAIRS if p != pair for s in p.split("|"))
-    digits.append({
-      **fsdd, "task": ["digits"], "train": [f"_({rest})_"], "test": [f"_({pair})_"],
-    })  # fmt: skip
-  return dict(
-    loops=[dict(task=["loops"])],
-    speaker=[dict(
-      fsdd, task=["speaker"], train=[r"_(1[5-9]|[234]\d)\.wav$"], test=[r"_[5-9]\.wav$"],
-    )],
-    digits=digits,
-    esc10=[dict(
-      task=["esc10"], data=["tracks"], list=[f"{folder}/esc10/metadata.csv"],
-      fold=["1", "2", "3", "4"],
-    )],
+    digits.append(dict(fsdd, recipe=["digits"], train=[f"_({rest})_"], test=[f"_({pair})_"]))
+  speaker = dict(
+    fsdd, recipe=["speaker"], train=[r"_(1[5-9]|[234]\d)\.wav$"], test=[r"_[5-9]\.wav$"]
+  )
+  esc10 = dict(
+    recipe=["sounds"], list=[f"{folder}/esc10/metadata.csv"], fold=["1", "2", "3", "4"],
+    validation_share=[0.0],
   )  # fmt: skip
+  return dict(loops=[{}], speaker=[speaker], digits=digits, esc10=[esc10])
 
 
 def get_sweep(arg=""):
-  """A grid for each task, over seeds, trained and untrained."""
+  """A grid for each task: trained from several seeds, and untrained once."""
   a = args(arg, ARGS)
   tasks = a.tasks.split("/")
   for task in tasks:
@@ -54,6 +50,9 @@ def get_sweep(arg=""):
       raise ValueError(f"configs/sweeps/ast_tasks.py: no task {task!r}, only {', '.join(TASKS)}.")
   if not a.data and tasks != ["loops"]:
     raise ValueError("configs/sweeps/ast_tasks.py: data=DIR is needed for all but tasks=loops.")
-  both = {"steps": [-1, 0], "config.seed": list(range(a.seeds))}
-  chosen = [{**g, **both} for task in tasks for g in grids(a.data)[task]]
+  trained = {"steps": [-1], "config.seed": list(range(a.seeds))}
+  untrained = {"steps": [0], "config.seed": [0]}
+  chosen = [
+    {**g, **kind} for kind in (untrained, trained) for task in tasks for g in grids(a.data)[task]
+  ]
   return dict(config="configs/ast_triplet.py", fixed=dict(smoke=a.smoke), grid=chosen)

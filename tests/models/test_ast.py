@@ -93,6 +93,10 @@ def test_pools_and_middle_layers():
   same = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)
   same(run(net, params, x), states[-1].mean(1))
   same(run(made(pool="special")[0], params, x), states[-1][:, :2].mean(1))
+  patches = np.asarray(states[-1][:, 2:])
+  stats = run(made(pool="stats")[0], params, x)
+  assert stats.shape == (2, 16)
+  same(stats, np.concatenate([patches.mean(1), np.sqrt(patches.var(1) + 1e-5)], axis=1))
   middle, part = made(layer=1)
   same(run(middle, params, x), states[1].mean(1))  # of the whole tree
   assert set(part) == {"block_0", "class", "distil", "embed", "positions"}
