@@ -15,8 +15,8 @@
 # %% [markdown]
 # # Which recordings sound alike?
 #
-# A network turns a recording into a point on a sphere, so that recordings of one class lie near each
-# other. This notebook trains one on procedural drum loops of nine sub-genres, measures how well
+# A network turns a recording into a point on a sphere; recordings of one class lie near each other.
+# This notebook trains one on procedural drum loops of nine sub-genres, measures how well
 # neighbours agree, embeds a folder of sounds, and listens to neighbours. It uses the modules of
 # `proj.ast_triplet`; the same steps exist as commands, see the README beside them.
 #
