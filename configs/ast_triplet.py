@@ -37,13 +37,13 @@ from big_audio.config import args
 
 ARGS = dict(
   data=("loops", "tracks", "features"),
-  recipe=("", "speaker", "digits", "sounds"),
+  recipe=("", "loops", "speaker", "digits", "sounds"),  # "": that of data=loops, else none
   dir="", list="",  # of tracks (a list, its folder, or both); dir of features
   label="", artist="", trash="",  # of tracks, see datasets/tracks.py
   train="", validation="", test="",  # of tracks: regular expressions on paths
   fold="", folds=0,  # of tracks: `fold` is the test; folds=0: the list has a column "fold"
   validation_share=0.15,  # of the other folds; 0: no validation
-  secs=0.0,  # of a chunk; 0: 10.24, of loops 2
+  secs=0.0,  # of a chunk; 0: 10.24
   chunks=("crop", "random", "sequential", "spaced"),  # in training: a new crop each time, or fixed
   most=3,  # chunks of a track, at most
   edge_secs=0.0,  # left out at both ends of a recording
@@ -75,6 +75,7 @@ ARGS = dict(
 _FRAMES = dict(patch="8x128", stride="4x128", dim=96, depth=3, heads=4)
 RECIPES = {
   "": {},
+  "loops": dict(_FRAMES, secs=2.0, ram=True, steps=600),
   "speaker": dict(
     _FRAMES, data="tracks", label=r"^\d_([a-z]+)_", secs=0.64, p=6, k=6, ram=True, steps=400
   ),
@@ -143,7 +144,7 @@ def check(a, given):
 def source(a, split, *, chunked):
   """The data set of a split; `chunked` is cut in the same way each time."""
   if a.data == "loops":
-    count = dict(train=5400, validation=450, test=900, regions=900)[split]
+    count = dict(train=2700, validation=450, test=900, regions=900)[split]
     count = min(count, 90) if a.smoke else count
     return dict(source="worlds.loops", split=split, sr=SR, secs=a.secs, num_examples=count)
   if a.data == "features":
@@ -252,8 +253,8 @@ def evaluators(a, frames):
   pp = preprocessing(a, frames, train=False)
   data = lambda split: dict(source(a, split, chunked=True), **pp)
   common = dict(type="retrieval", batch_size=64, limit=64 if a.smoke else None)
-  final = dict(common, train_data=data("train"), log_percent=100)
-  features = dict(final, key="features", measures=["ranking", "knn", "probe"], picture=False)
+  also = dict(features=["ranking", "knn", "probe"])
+  final = dict(common, train_data=data("train"), also=also, log_percent=100)
   out = {}
   if has_validation(a):
     out["val"] = dict(
@@ -262,7 +263,6 @@ def evaluators(a, frames):
     )  # fmt: skip
   for split in ("test", "regions") if a.data == "loops" else ("test",):
     out[split] = dict(final, data=data(split), prefix=f"{split}_")
-    out[f"{split}_features"] = dict(features, data=data(split))
   return out
 
 
@@ -277,12 +277,13 @@ def get_config(arg=""):
   """A trunk, a projector, and a loss that sees P classes of K tracks."""
   given = {part.partition("=")[0] for part in arg.split(",") if part}
   a = ConfigDict(args(arg, ARGS).to_dict())
-  a.update({k: v for k, v in RECIPES[a.recipe].items() if k not in given})
+  recipe = RECIPES[a.recipe or ("loops" if a.data == "loops" else "")]
+  a.update({k: v for k, v in recipe.items() if k not in given})
   check(a, given)
-  a.secs = a.secs or (2.0 if a.data == "loops" else 10.24)
+  a.secs = a.secs or 10.24
   frames = (round(a.secs * SR) - WIN) // HOP + 1
   if a.smoke:
-    small = dict(steps=20, p=3, k=2, dim=16, depth=2, heads=2)
+    small = dict(steps=20, secs=0.5, p=3, k=2, dim=16, depth=2, heads=2)
     a.update({k: v for k, v in small.items() if k not in given})
   trash = a.trash_items if a.loss == "quadruplet" else 0
 

@@ -62,7 +62,7 @@ def test_a_run_writes_what_is_promised(trained):
   for name in ("p1", "map_r", "triplet_accuracy", "knn1", "probe", "centroid", "nmi"):
     assert 0 <= last[f"val/test/{name}"] <= 1
   assert "val/test/class/bass/sub/gap" in last and last["val/test/items"] >= 3
-  assert 0 <= last["val/test_features/probe"] <= 1
+  assert 0 <= last["val/test/features/probe"] <= 1
   splits = json.loads((workdir / "splits.json").read_text())
   sets = [set(tracks) for tracks in next(iter(splits.values())).values()]
   assert sum(map(len, sets)) == len(set.union(*sets)) == 27

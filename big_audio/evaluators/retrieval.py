@@ -171,6 +171,8 @@ class Evaluator:
     mesh: of the run; workdir: where samples/ lies.
     pp: in place of the data sets' own.
     fn, key: which function of `predict`, and which of its outputs.
+    also: {another output: its measures}, such as dict(features=["knn", "probe"]); computed in the
+      same pass, their rows are <output>/<measure>.
     train_data: a data set with training items.
     names: of the classes; None: those of the source, or numbers where it has none.
     level, measures, artists, sample, seed: of `report`.
@@ -185,7 +187,7 @@ class Evaluator:
   def __init__(
     self, predict, *, data, batch_size, mesh, workdir, pp=None, aux=(), fn="embed",
     train_data=None, key="embedding", names=None, level="track", measures=None, artists=False,
-    picture=True, sample=None, limit=None, prefix="", seed=0,
+    picture=True, sample=None, limit=None, prefix="", seed=0, also=None,
   ):  # fmt: skip
     where = "evaluators.retrieval"
     self._predict = C.pick(f"{where}: fn", predict, fn)
@@ -196,21 +198,23 @@ class Evaluator:
     )  # fmt: skip
     self._mesh, self._workdir, self._prefix = mesh, workdir, prefix
     self._key, self._picture = key, picture
+    self._also = {k: chosen(where, m, train_data is not None) for k, m in (also or {}).items()}
     self._names = names or input_pipeline.class_names(data)
     self._test = common.reader(data, pp, batch_size, limit)
     self._train = train_data and common.reader(train_data, pp, batch_size, limit)
 
   def run(self, state) -> Iterator[tuple[str, float]]:
     """Yields the values of `report`."""
-    test, ids = self._embed(state, self._test)
-    train = None
+    tests, ids = self._embed(state, self._test)
+    trains: dict = {}
     if self._train:
-      train, seen = self._embed(state, self._train)
+      trains, seen = self._embed(state, self._train)
       if shared := sorted(set(ids) & set(seen)):
         raise ValueError(
           f"evaluators.retrieval: {len(shared)} items are in data and in train_data, such as "
           f"{shared[0]!r}; what is judged must not be known."
         )
+    test, train = tests[self._key], trains.get(self._key)
     labels = np.concatenate([test.label, *([train.label] if train else [])])
     names = self._names or [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
     found = report(train, test, names=names, **self._kw)
@@ -220,15 +224,18 @@ class Evaluator:
       if self._picture:
         picture(folder, found["items"], names, prefix=self._prefix)
     yield from found["values"].items()
+    for key, measures in self._also.items():
+      kw = {**self._kw, "measures": measures}
+      more = report(trains.get(key), tests[key], names=names, **kw)["values"]
+      yield from ((f"{key}/{name}", value) for name, value in more.items())
 
-  def _embed(self, state, batches) -> tuple[Embedded, list[str]]:
+  def _embed(self, state, batches) -> tuple[dict[str, Embedded], list[str]]:
     rows: dict[str, list[np.ndarray]] = {}
     for batch, host in common.device_batches(batches, self._mesh):
       out = self._predict(state, batch, jax.random.key(0))
-      if self._key not in out:
-        raise ValueError(
-          f"evaluators.retrieval: the model gives no {self._key!r}. {C.nearest(self._key, out)}"
-        )
+      keys = (self._key, *self._also)
+      for key in keys:
+        C.pick("evaluators.retrieval: output of the model", out, key)
       for name in ("label", "track", *(["artist"] if self._kw["artists"] else []), "id"):
         if name not in host:
           raise ValueError(
@@ -236,7 +243,7 @@ class Evaluator:
             "the end of pp."
           )
       part = {k: batch[k] for k in ("label", "track", "artist", "_mask") if k in batch}
-      part |= {"x": out[self._key], "id": _bytes(host["id"])}
+      part |= {"id": _bytes(host["id"]), **{f"x/{k}": out[k] for k in keys}}
       part = common.gather(part)
       for k, v in part.items():
         rows.setdefault(k, []).append(np.asarray(v)[part["_mask"] > 0])
@@ -244,8 +251,9 @@ class Evaluator:
       raise ValueError("evaluators.retrieval: the data set has no items.")
     all_rows = {k: np.concatenate(v) for k, v in rows.items()}
     ids = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in all_rows["id"]]
-    items = (all_rows[k].astype(np.int64) for k in ("label", "track"))
-    return Embedded(np.float32(all_rows["x"]), *items, all_rows.get("artist")), ids
+    items = [all_rows[k].astype(np.int64) for k in ("label", "track")]
+    of = lambda k: Embedded(np.float32(all_rows[f"x/{k}"]), *items, all_rows.get("artist"))
+    return {k: of(k) for k in keys}, ids
 
 
 def _bytes(ids):

@@ -90,36 +90,6 @@ def warp_fbank(time: float = 0.0, bins: float = 0.0, *, key: str = "fbank"):
   return fn
 
 
-@op("fit_fbank")
-def fit_fbank(frames: int, *, trim: float = 0.0, bend: float = 0.0, key: str = "fbank"):
-  """Features f32[F,M] of any length -> f32[frames,M] by linear interpolation: linear time scaling.
-
-  What happens where in a recording then has one place, however fast it is (Sakoe and Chiba 1978
-  begin with it): for recordings of one word or one stroke, cut to it.
-
-  Args:
-    frames: of the result.
-    trim: a share of the recording, uniform up to this, is left out at the begin, another at the
-      end; below 0.5.
-    bend: time runs as t + k t (1 - t), t from 0 to 1, k uniform over [-bend, bend]; below 1.
-    key: of the features.
-  """
-  if frames < 1 or not 0 <= trim < 0.5 or not 0 <= bend < 1:
-    raise OpError(
-      f"needs frames >= 1, 0 <= trim < 0.5 and 0 <= bend < 1, got {frames}, {trim}, {bend}."
-    )
-
-  def fn(example, rng):
-    of_any_length(example, key)
-    fbank = _features(example, key)
-    t = np.linspace(0, 1, frames)
-    first, last = rng.uniform(0, trim), 1 - rng.uniform(0, trim)
-    t = t + rng.uniform(-bend, bend) * t * (1 - t)
-    return {**example, key: _between(fbank, (first + (last - first) * t) * (len(fbank) - 1), 0)}
-
-  return fn
-
-
 @op("gain_fbank")
 def gain_fbank(db: float, *, key: str = "fbank"):
   """Gain of -`db` to `db` dB, uniform, on log-mels f32[F,M] (natural logarithms of power)."""

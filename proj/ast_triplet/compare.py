@@ -29,7 +29,7 @@ from big_audio.tools import manifests, runs
 MEASURES = dict(
   triplet_accuracy="triplet accuracy", map_r="MAP@R", p1="P@1", knn1="1-NN", probe="linear probe"
 )
-ROWS = dict(embedding="", features="_features")
+ROWS = dict(embedding="", features="features/")
 
 
 def mel_row(evaluator) -> dict[str, float]:
@@ -61,16 +61,15 @@ def _waves(spec):
   return x, np.array([e["label"] for e in items]), np.array([e["track"] for e in items])
 
 
-def collect(root: str) -> dict[str, dict[str, dict[int, list[dict[str, float]]]]]:
-  """{task: {row: {seed: [measures of each fold]}}} of the finished runs below a folder.
+def collect(roots) -> dict[str, dict[str, dict[int, list[dict[str, float]]]]]:
+  """{task: {row: {seed: [measures of each fold]}}} of the finished runs below some folders.
 
   Raises:
     ValueError: no finished run there.
   """
   nested = collections.defaultdict
   out: dict = nested(lambda: nested(lambda: nested(list)))
-  for name in sorted(os.listdir(root)):
-    workdir = os.path.join(root, name)
+  for workdir in (os.path.join(root, n) for root in roots for n in sorted(os.listdir(root))):
     if not os.path.isfile(os.path.join(workdir, "config.json")):
       continue
     config = C.load(os.path.join(workdir, "config.json"))
@@ -80,16 +79,16 @@ def collect(root: str) -> dict[str, dict[str, dict[int, list[dict[str, float]]]]
       continue
     settings = runs.settings(workdir)
     begun = "" if config.total_steps else ", untrained"
-    for evaluator in [e for e in config.evals if f"{e}_features" in config.evals]:
+    for evaluator in [name for name, e in config.evals.items() if "also" in e]:
       task = settings.get("recipe") or "loops"
       task += "" if evaluator == "test" else f", {evaluator}"
-      for row, suffix in ROWS.items():
-        values = {m: last[f"val/{evaluator}{suffix}/{m}"] for m in MEASURES}
+      for row, prefix in ROWS.items():
+        values = {m: last[f"val/{evaluator}/{prefix}{m}"] for m in MEASURES}
         out[task][f"{row}{begun}"][config.seed].append(values)
       if not config.total_steps:
         out[task]["mel statistics"][config.seed].append(mel_row(config.evals[evaluator]))
   if not out:
-    raise ValueError(f"{root}: no finished run of the sweep.")
+    raise ValueError(f"{', '.join(roots)}: no finished run of the sweep.")
   return out
 
 
@@ -121,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     prog="python -m proj.ast_triplet.compare", description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
-  p.add_argument("--root", required=True, help="folder of the sweep")
+  p.add_argument("--root", required=True, nargs="+", help="folders of sweeps")
   p.add_argument("--out", metavar="FILE.md", help="else it is printed")
   return p
 

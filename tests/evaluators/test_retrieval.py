@@ -185,7 +185,7 @@ def test_what_does_not_fit(monkeypatch, tmp_path):
     run(monkeypatch, tmp_path, measures=["rankings"])
   with pytest.raises(ValueError, match="train_data"):
     run(monkeypatch, tmp_path, train=None, measures=["knn"])
-  with pytest.raises(ValueError, match="gives no 'embedding'"):
+  with pytest.raises(ValueError, match="output of the model: there is no 'embedding'"):
     run(monkeypatch, tmp_path, predict=lambda s, b, r: {"embedding_": b["x"]})
   with pytest.raises(ValueError, match="in data and in train_data"):
     run(monkeypatch, tmp_path, train=dict(source="x", seed=1, pp=""))

@@ -65,21 +65,6 @@ def test_a_warp_stretches_time_and_moves_mels():
   np.testing.assert_array_equal(same["fbank"], plane)
 
 
-def test_any_length_is_fitted_to_one():
-  ramp = lambda n: np.linspace(0, 1, n, dtype="f4")[:, None] * np.float32([1, 3])
-  for n in (1, 5, 40):
-    (out,) = run("fit_fbank(9)", n=1, fbank=ramp(n))
-    want = ramp(9) if n > 1 else np.zeros((9, 2))
-    np.testing.assert_allclose(out["fbank"], want, atol=1e-6)
-  outs = [o["fbank"][:, 0] for o in run("fit_fbank(9, trim=.2)", fbank=ramp(50))]
-  first, last = np.array([o[0] for o in outs]), np.array([o[-1] for o in outs])
-  assert first.min() >= 0 and 0.17 < first.max() <= 0.2 and 0.8 <= last.min() < 0.83
-  assert abs(np.corrcoef(first, last)[0, 1]) < 0.3  # each end for itself
-  bent = np.array([o["fbank"][:, 0] for o in run("fit_fbank(9, bend=.5)", fbank=ramp(50))])
-  np.testing.assert_allclose(bent[:, [0, -1]], [[0, 1]] * len(bent), atol=1e-6)
-  assert np.all(np.diff(bent) > 0) and bent[:, 4].min() < 0.4 and bent[:, 4].max() > 0.6
-
-
 def test_a_gain_of_features_is_that_of_the_wave():
   wav = noise(2000, 1)
   log_mel = lambda x: builder.build("fbank(n_mels=20)")(dict(wav=x, sr=16000), None)["fbank"]
