@@ -178,9 +178,30 @@ def test_what_a_fine_tuned_net_freezes():
   assert c.models.net.pool == "tokens" and c.models.head.norm == "none"
 
 
+def test_settings_of_augmentation_reach_the_training_data_alone():
+  c = C.load(f"{CONFIG}data=tracks,dir=x,warp=.1x5,augment=light")
+  pp = c.input.data.train.pp
+  assert "warp_fbank(0.1, 5)" in pp and "mask_fbank(12, 102)" in pp and "noise_fbank" in pp
+  assert "mask_fbank(21, 204)" in C.load(f"{CONFIG}data=tracks,dir=x").input.data.train.pp
+  none = C.load(f"{CONFIG}data=tracks,dir=x,augment=none").input.data.train.pp
+  for text in (none, c.evals.test.data.pp, c.evals.test.train_data.pp, c.evals.val.data.pp):
+    assert not any(op in text for op in ("warp", "mask", "noise", "gain"))
+
+
+def test_validation_chooses_and_stops():
+  """The reference chose the epoch on the test fold, and its early stopping read nothing."""
+  c = C.with_defaults(C.load(f"{CONFIG}data=tracks,dir=x,fold=1,folds=5,stop_after=3"))
+  assert c.ckpt.best == "val/val/map_r" == c.plateau.metric and c.ckpt.best_mode == "max"
+  assert c.plateau.stop_after == 3 and c.plateau.mode == "max"
+  assert c.evals.val.data.split == "validation" and c.evals.test.log_percent == 100
+  assert c.input.data.train.splits == c.evals.val.data.splits == c.evals.test.data.splits
+  none = C.load(f"{CONFIG}data=tracks,dir=x,fold=1,folds=5,validation_share=0.0")
+  assert "best" not in none.ckpt and "val" not in none.evals
+
+
 def test_two_rates():
-  """The head's rate: seven times the backbone's at first, the same in the end (defect 7)."""
-  c = C.load(f"{CONFIG}init=x.safetensors,steps=100")
+  """The head's rate: seven times the backbone's at first, the same in the end; folds too."""
+  c = C.load(f"{CONFIG}data=tracks,dir=x,fold=1,folds=5,init=x.safetensors,steps=100")
   (head, a), (net, b) = c.optimizer.schedule
   assert head.startswith("(head") and net == "net/.*"
   from big_audio import optim
