@@ -41,7 +41,7 @@ class Labelled:
 
 @pytest.fixture
 def labelled(monkeypatch):
-  monkeypatch.setattr(ip.sources, "build", lambda kind, where="", **kw: Labelled(**kw))
+  monkeypatch.setattr(ip.data_sets.sources, "build", lambda kind, where="", **kw: Labelled(**kw))
 
 
 def cfg(p=3, k=2, trash=0, batch_size=None, num_threads=0, num_workers=0, key="label", **kw):

@@ -56,7 +56,7 @@ class Source:
 
 def run(monkeypatch, tmp_path, devices=1, train=True, predict=None, **kw):
   monkeypatch.setattr(
-    input_pipeline.sources, "build", lambda kind, where="", **given: Source(**given)
+    input_pipeline.data_sets.sources, "build", lambda kind, where="", **given: Source(**given)
   )
   mesh = sharding.make_mesh(jax.devices()[:devices])
   predict = predict or (lambda state, batch, rng: {"embedding": 3 * batch["x"]})
