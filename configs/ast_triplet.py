@@ -67,7 +67,8 @@ ARGS = dict(
   p=8, k=4, trash_items=4,  # a batch: p classes, k tracks of each
   augment=("full", "light", "none"), mixup=0.0,
   warp="",  # SHARExMELS, changes of tempo and pitch in training; not where these tell classes apart
-  steps=-1, epochs=0.0, lr=0.0, wd=-1.0, ema=0.99,  # steps=0 only evaluates what a run begins with
+  steps=-1,  # -1: as many as the recipe has, or 1000; 0: only evaluates what a run begins with
+  epochs=0.0, lr=0.0, wd=-1.0, ema=0.99,
   stop_after=0,  # evaluations without a better MAP@R on validation items
   smoke=False,
 )  # fmt: skip
@@ -278,7 +279,7 @@ def get_config(arg=""):
   given = {part.partition("=")[0] for part in arg.split(",") if part}
   a = ConfigDict(args(arg, ARGS).to_dict())
   recipe = RECIPES[a.recipe or ("loops" if a.data == "loops" else "")]
-  a.update({k: v for k, v in recipe.items() if k not in given})
+  a.update({k: v for k, v in recipe.items() if k not in given or a[k] == ARGS[k] == -1})
   check(a, given)
   a.secs = a.secs or 10.24
   frames = (round(a.secs * SR) - WIN) // HOP + 1

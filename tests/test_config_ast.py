@@ -199,6 +199,14 @@ def test_validation_chooses_and_stops():
   assert "best" not in none.ckpt and "val" not in none.evals
 
 
+def test_recipes_give_way_to_arguments():
+  steps = lambda arg: C.load(f"{CONFIG}{arg}").total_steps
+  assert (steps(""), steps("steps=-1"), steps("steps=0"), steps("steps=7")) == (600, 600, 0, 7)
+  assert steps("data=tracks,dir=x") == 1000
+  c = C.load(f"{CONFIG}recipe=digits,dir=x,secs=1,depth=1")
+  assert c.models.net.frames == 98 and c.models.net.depth == 1 and c.models.net.dim == 96
+
+
 def test_two_rates():
   """The head's rate: seven times the backbone's at first, the same in the end; folds too."""
   c = C.load(f"{CONFIG}data=tracks,dir=x,fold=1,folds=5,init=x.safetensors,steps=100")
