@@ -254,3 +254,30 @@ def test_trash_comes_with_every_batch(music, tmp_path):
   with input_pipeline.train_batches(c.input, seed=0) as batches:
     label = next(batches)["label"]
   assert len(label) == 8 and sorted(label)[:2] == [-1, -1] and min(sorted(label)[2:]) >= 0
+
+
+@pytest.mark.slow
+def test_learning_floor(tmp_path, monkeypatch):
+  """Loops of sub-genres: beyond the mel statistics; with shuffled classes it learns nothing."""
+  from big_audio.datasets.worlds import loops
+  from proj.ast_triplet import compare
+
+  config = C.load(f"{CONFIG}steps=200")
+  run = lambda name: train_loop.train(
+    config, str(tmp_path / name), mesh=sharding.make_mesh(jax.devices()[:1])
+  )
+  last, floor = run("true"), compare.mel_row(config.evals.test)
+  for measure in ("map_r", "knn1"):
+    assert last[f"val/test/{measure}"] > floor[measure] + 0.05, measure
+
+  init = loops.Source.__init__
+
+  def shuffled(self, split="train", **kw):
+    init(self, split, **kw)
+    if split == "train":
+      label = self.columns["label"]
+      self.columns["label"] = np.random.default_rng(0).permutation(label)
+
+  monkeypatch.setattr(loops.Source, "__init__", shuffled)
+  control = run("shuffled")
+  assert control["val/test/map_r"] < floor["map_r"]
