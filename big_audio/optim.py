@@ -92,10 +92,11 @@ def schedule(cfg: Mapping[str, Any], *, total_steps: int, **units) -> Callable[[
   timescale = float(cfg.get("timescale_steps", 10_000))
   boost = float(cfg.get("boost", 1.0))
   boosted = C.steps("boost", cfg, total_steps=total_steps, default=0, **units)
-  if ("boost" in cfg) != bool(boosted) or boost <= 0:
+  timed = any(cfg.get(f"boost_{u}") for u in C.UNITS)
+  if ("boost" in cfg) != timed or boost <= 0:
     raise ValueError(
-      f"{where}: boost={boost:g} over {boosted} steps: a factor above 0 and a duration above 0 "
-      "belong together, such as boost=7, boost_epochs=3."
+      f"{where}: boost={boost:g}: a factor above 0 and a duration above 0 belong together, such as "
+      "boost=7, boost_epochs=3."
     )
 
   def multiplier(step):

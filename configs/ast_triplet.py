@@ -4,8 +4,8 @@ r"""Music similarity: an Audio Spectrogram Transformer whose cosines follow clas
 
 Procedural drum loops in nine sub-genres, from scratch, no download. TIME
 
-Your tracks, `genre/subgenre/file`, from public weights (chunks of 10.24 s, 1024 frames, 86 M
-parameters: for an accelerator):
+Your tracks, `genre/subgenre/file`, from public weights (chunks of 10.24 s, 86 M parameters: for an
+accelerator):
 
   --config 'configs/ast_triplet.py:data=tracks,dir=PATH,net=ast_base,init=ast.safetensors'
 
@@ -41,8 +41,9 @@ ARGS = dict(
   dir="", list="",  # of tracks (a list, its folder, or both); dir of features
   label="", artist="", trash="",  # of tracks, see datasets/tracks.py
   train="", validation="", test="",  # of tracks: regular expressions on paths
+  splits="",  # of tracks: "split" (that column of the list), or a stored splits.json
   fold="", folds=0,  # of tracks: `fold` is the test; folds=0: the list has a column "fold"
-  validation_share=0.15,  # of the other folds; 0: no validation
+  validation_share=0.15,  # of the other folds; 0: no validation, also of features without such
   secs=0.0,  # of a chunk; 0: 10.24
   chunks=("crop", "random", "sequential", "spaced"),  # in training: a new crop each time, or fixed
   most=3,  # chunks of a track, at most
@@ -58,13 +59,17 @@ ARGS = dict(
   dropout=-1.0,  # -1: what suits the recipe
   patchout=0,  # columns of patches left out in training
   dtype=("float32", "bfloat16"), remat=False,
-  init="", init_head=False, freeze="", lora=0,
+  init="", init_head=False,
+  positions=("", "cut", "interpolate"),  # where init is made for another grid of patches
+  freeze="", lora=0,
   loss=("supcon", "triplet", "quadruplet", "multi_similarity", "ntxent", "proxy_anchor"),
   miner=("semihard", "all", "hard", "progressive", "random", "distance_weighted"),
-  margin=0.3, margin_end=0.0,  # 0: constant; else reached after a third of the run
+  margin=-1.0,  # -1: the loss's own, of triplets .3
+  margin_end=0.0,  # of triplets; 0: constant, else reached after a third of the run
   temperature=0.1, memory=0,  # items of earlier batches to compare with
   classes=0,  # of tracks and features, for loss=proxy_anchor
   p=8, k=4, trash_items=4,  # a batch: p classes, k tracks of each
+  artists=False,  # a batch has k artists of a class, and no neighbour of one's own artist counts
   augment=("full", "light", "none"), mixup=0.0,
   warp="",  # SHARExMELS, changes of tempo and pitch in training; not where these tell classes apart
   steps=-1,  # -1: as many as the recipe has, or 1000; 0: only evaluates what a run begins with
@@ -90,6 +95,8 @@ RECIPES = {
   ),
 }  # fmt: skip
 SR, WIN, HOP = 16000, 400, 160  # of the log-mels, Hz and samples
+DEPTHS = dict(ast_micro=4, ast_tiny=12, ast_small=12, ast_base=12)
+MIN_SECS = 0.1  # shorter recordings are left out
 EVALS = 10  # looks at the validation items in a run
 
 
@@ -107,11 +114,13 @@ def pair(name, text, kind=int):
 def check(a, given):
   """Arguments that would do nothing, and combinations that mean nothing."""
   where = "configs/ast_triplet.py:"
-  of_tracks = {"list", "label", "artist", "trash", "train", "validation", "test", "fold", "folds",
-               "chunks", "most", "edge_secs"}  # fmt: skip
+  of_tracks = {
+    "list", "splits", "validation_share", "label", "artist", "trash", "train", "validation", "test",
+    "fold", "folds", "chunks", "most", "edge_secs",
+  }  # fmt: skip
   unused = {
     "loops": of_tracks | {"dir", "classes"}, "tracks": set(),
-    "features": of_tracks | {"cmn", "ram"},
+    "features": of_tracks - {"validation_share"} | {"cmn", "ram"},
   }[a.data] & given  # fmt: skip
   if unused:
     raise ValueError(f"{where} data={a.data} does not take {', '.join(sorted(unused))}.")
@@ -121,6 +130,12 @@ def check(a, given):
     raise ValueError(f"{where} data=features needs dir=FOLDER, as prepare_features wrote it.")
   if (a.validation and not (a.train and a.test)) or bool(a.train) != bool(a.test):
     raise ValueError(f"{where} rules for splits: give train and test, and maybe validation.")
+  if a.data == "tracks" and not a.fold and given & {"folds", "validation_share"}:
+    raise ValueError(f"{where} folds and validation_share need fold=NAME.")
+  if a.splits and (a.train or a.fold):
+    raise ValueError(f"{where} splits, rules and fold exclude each other.")
+  if a.edge_secs and a.chunks == "crop" and a.data == "tracks":
+    raise ValueError(f"{where} edge_secs needs chunks=random, sequential or spaced.")
   if a.train and a.fold:
     raise ValueError(f"{where} fold and rules for splits exclude each other.")
   for key, losses in (
@@ -136,8 +151,14 @@ def check(a, given):
     raise ValueError(f"{where} loss=proxy_anchor compares with no memory.")
   if a.lora and a.freeze not in ("", "all"):
     raise ValueError(f"{where} lora freezes the whole net; leave out freeze.")
-  if a.init_head and not a.init:
-    raise ValueError(f"{where} init_head needs init=FILE.")
+  for key in ("init_head", "positions", "freeze", "lora"):
+    if a[key] and not a.init:
+      raise ValueError(f"{where} {key} needs init=FILE.")
+  depth = a.depth or DEPTHS[a.net]
+  if a.layer > depth or (a.freeze.isdigit() and int(a.freeze) > depth):
+    raise ValueError(f"{where} layer={a.layer}, freeze={a.freeze}: {a.net} has {depth} blocks.")
+  if a.epochs and "steps" in given:
+    raise ValueError(f"{where} give steps or epochs.")
   if a.freeze not in ("", "all") and not a.freeze.isdigit():
     raise ValueError(f"{where} freeze={a.freeze!r}: expected all, or a number of blocks.")
 
@@ -152,15 +173,24 @@ def source(a, split, *, chunked):
     return dict(source="features", dir=a.dir, split=split)
   kw = dict(source="tracks", dir=a.dir, list=a.list, split=split, sr=SR, channels=1)
   kw.update({k: a[k] for k in ("label", "artist", "trash") if a[k]})
-  if a.train:
+  if a.splits:
+    kw["splits"] = a.splits
+  elif a.train:
     kw["splits"] = {k: a[k] for k in ("train", "validation", "test") if a[k]}
   elif a.fold:
     kw["splits"] = dict(fold=int(a.fold), folds=a.folds) if a.folds else dict(fold=a.fold)
     kw["splits"]["validation"] = a.validation_share
-  if chunked:
+  if not chunked:
+    kw["min_secs"] = MIN_SECS
+  else:
     strategy = a.chunks if a.chunks != "crop" and split == "train" else "spaced"
     kw["chunk"] = dict(
-      secs=a.secs, strategy=strategy, most=a.most, edge_secs=a.edge_secs, short="pad", min_secs=0.1
+      secs=a.secs,
+      strategy=strategy,
+      most=a.most,
+      edge_secs=a.edge_secs,
+      short="pad",
+      min_secs=MIN_SECS,
     )
   return kw
 
@@ -171,7 +201,7 @@ def preprocessing(a, frames, *, train):
   time, bins = pair("warp", a.warp, float) if train and a.warp else (0.0, 0.0)
   more = int(frames * (1 + time)) + 1 if time else frames  # what may be pressed into `frames`
   place = "random" if train and (a.chunks == "crop" or a.data == "loops") else "start"
-  once, ops, fbank = "", [], f"fbank(n_mels={a.mels}, cmn={bool(a.cmn)})"
+  once, ops, fbank = "", [], f"fbank(n_mels={a.mels})"
   if a.data == "features" or (a.ram and train):
     once = fbank if a.data != "features" else ""
     ops += [f'crop(samples={more}, mode="{place}", short="keep", key="fbank")']
@@ -180,7 +210,9 @@ def preprocessing(a, frames, *, train):
   if a.warp and train:
     ops += [f"warp_fbank({time:g}, {bins:g})"]
     ops += [f'crop(samples={frames}, mode="random", short="keep", key="fbank")']
-  if augment == "full" and not a.cmn:
+  if a.cmn:
+    ops += ["cmn"]
+  elif augment == "full":
     ops += ["gain_fbank(6)"]
   # Public weights know recordings that begin at once and are filled up behind.
   side = "end" if a.init else "random" if train else "centre"
@@ -201,9 +233,12 @@ def objective(a):
   loss = dict(name=a.loss)
   if a.loss in ("triplet", "quadruplet"):
     loss["miner"] = a.miner
+  if a.loss in ("quadruplet", "proxy_anchor") and a.margin >= 0:
+    loss["margin"] = a.margin
   if a.loss == "triplet":
-    ramp = dict(begin=a.margin, end=a.margin_end, ramp_percent=33.0)
-    loss["margin"] = ramp if a.margin_end else a.margin
+    margin = 0.3 if a.margin < 0 else a.margin
+    ramp = dict(begin=margin, end=a.margin_end, ramp_percent=33.0)
+    loss["margin"] = ramp if a.margin_end else margin
   if a.loss in ("supcon", "ntxent"):
     loss["temperature"] = a.temperature
   if a.memory:
@@ -253,7 +288,7 @@ def evaluators(a, frames):
   """Validation along the run; at its end the test, by embeddings and by the trunk's features."""
   pp = preprocessing(a, frames, train=False)
   data = lambda split: dict(source(a, split, chunked=True), **pp)
-  common = dict(type="retrieval", batch_size=64, limit=64 if a.smoke else None)
+  common = dict(type="retrieval", batch_size=64, artists=a.artists, sample=2000)
   also = dict(features=["ranking", "knn", "probe"])
   final = dict(common, train_data=data("train"), also=also, log_percent=100)
   out = {}
@@ -269,7 +304,9 @@ def evaluators(a, frames):
 
 def has_validation(a):
   """Whether tracks are set aside for it."""
-  if a.data != "tracks":
+  if a.data == "features":
+    return a.validation_share > 0
+  if a.data == "loops" or a.splits:
     return True
   return bool(a.validation) if a.train else not a.fold or a.validation_share > 0
 
@@ -279,13 +316,17 @@ def get_config(arg=""):
   given = {part.partition("=")[0] for part in arg.split(",") if part}
   a = ConfigDict(args(arg, ARGS).to_dict())
   recipe = RECIPES[a.recipe or ("loops" if a.data == "loops" else "")]
+  if given & {"net", "init"}:  # in place of the recipe's own
+    recipe = {k: v for k, v in recipe.items() if k not in _FRAMES}
   a.update({k: v for k, v in recipe.items() if k not in given or a[k] == ARGS[k] == -1})
   check(a, given)
   a.secs = a.secs or 10.24
-  frames = (round(a.secs * SR) - WIN) // HOP + 1
   if a.smoke:
-    small = dict(steps=20, secs=0.5, p=3, k=2, dim=16, depth=2, heads=2)
+    small = dict(steps=20, epochs=0.0, secs=0.5, p=3, k=2, dim=16, depth=2, heads=2)
     a.update({k: v for k, v in small.items() if k not in given})
+  if a.augment == "none":
+    a.warp = ""
+  frames = (round(a.secs * SR) - WIN) // HOP + 1
   trash = a.trash_items if a.loss == "quadruplet" else 0
 
   c = ConfigDict()
@@ -297,7 +338,9 @@ def get_config(arg=""):
   train = source(a, "train", chunked=a.chunks != "crop")
   c.input = dict(
     batch_size=a.p * a.k + trash, num_threads=1, num_workers=0, max_bad_share=0.01,
-    sampler=dict(name="pk", p=a.p, k=a.k, trash=trash),
+    sampler=dict(
+      name="pk", p=a.p, k=a.k, trash=trash, group="artist" if a.artists else "track"
+    ),
     data=dict(train=dict(train, **preprocessing(a, frames, train=True))),
   )  # fmt: skip
   c.models = models(a, frames)
@@ -313,7 +356,13 @@ def get_config(arg=""):
   c.optimizer = optimizer(a, bool(a.init))
   if a.init:
     public = dict(spec=a.init, family="ast")
-    c.init_from = [dict(public, into="net")]
+    net = dict(public, into="net")
+    if a.positions:
+      net["positions"] = a.positions
+    if a.layer:  # what stands above it is not there
+      above = "|".join(f"block_{i}" for i in range(a.layer, DEPTHS[a.net]))
+      net["unused"] = f"(norm|{above})/.*"
+    c.init_from = [net]
     if a.init_head:
       c.init_from.append(dict(public, into="head"))
   c.log = dict(every_steps=10)

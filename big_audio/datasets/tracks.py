@@ -10,7 +10,8 @@ regular expression finds; or a list (CSV: path, label, and optionally artist, tr
                          artist=r"^\d_([a-z]+)_", pp="pad(secs=1)|crop(secs=1)|...")}
 
 A track is the path without suffix (`genre/subgenre/title`): equal titles stay apart. All chunks of
-a track, and all tracks of an artist, are in one split.
+a track are in one split, and so are all tracks of an artist; where given rules divide an artist, it
+is told.
 """
 
 import csv
@@ -82,6 +83,7 @@ class Source:
     splits: Mapping | str | None = None,
     split_seed: int = 0,
     chunk: Mapping | None = None,
+    min_secs: float = 0.0,
     trash: str | None = None,
   ):
     """Indexes the recordings, divides the tracks and picks a split.
@@ -108,6 +110,7 @@ class Source:
       split_seed: of shares and folds.
       chunk: settings of `datasets.chunks.Chunks`; an item is then a chunk of at least
         round(secs * sr) samples. None: an item is a whole recording.
+      min_secs: whole recordings that are shorter are left out; of chunks, `chunk` has its own.
       trash: a folder or label whose tracks belong to no class: their label is -1.
 
     Raises:
@@ -137,13 +140,14 @@ class Source:
       self._member = dict.fromkeys(names, "")
     else:
       self._member = _members(names, splits, split_seed, self.dir, self.excluded, where)
+    self._tell_shared_artists(names, where)
     known = sorted({s for s in self._member.values() if s})
     if split != splits_lib.ALL and split not in known:
       raise ValueError(f'{where}: no split "{split}". There are {", ".join(known)}, all.')
     files = [f for f in files if split in (splits_lib.ALL, self._member[f.track])]
     self.sr = audio_dir.one_rate(files, sr, where)
     self.channels = audio_dir.one_channel_count(files, channels, where)
-    items = self._cut(files, cut, where)
+    items = self._cut(files, cut, min_secs, where)
     number = lambda values: {v: n for n, v in enumerate(values)}
     label_of, track_of, artist_of = map(number, (self.classes, self.tracks, self.artists))
     self._files = [(f.path, f.sr, f.channels, f.id) for f in files]
@@ -161,17 +165,33 @@ class Source:
     if split == "train":
       check_classes(self.columns, self.classes, where)
 
-  def _cut(self, files, cut, where):
+  def _tell_shared_artists(self, names, where):
+    """Official splits may divide an artist's tracks; whoever uses them should know."""
+    splits: dict = {}
+    for track, f in names.items():
+      if f.artist and self._member[track]:
+        splits.setdefault(f.artist, set()).add(self._member[track])
+    shared = sorted(a for a, s in splits.items() if len(s) > 1)
+    if shared:
+      print(
+        f"{where}: {len(shared)} artists have tracks in several splits: {_some(shared)}",
+        file=sys.stderr,
+      )
+
+  def _cut(self, files, cut, min_secs, where):
     """[(index into files, first sample, samples)], at the rates of the files."""
     self.too_short: dict[str, str] = {}
     long = [f.path for f in files if f.frames > _LONG_SECS * f.sr]
     if long:
       print(f"{where}: {len(long)} above {_LONG_SECS} s: {_some(long)}", file=sys.stderr)
-    if cut is None:
-      return [(i, 0, f.frames) for i, f in enumerate(files)]
     out, left_out, to_the_edge = [], {}, []
     for i, f in enumerate(files):
-      if reason := cut.refuse(f.frames / f.sr):
+      secs = f.frames / f.sr
+      if cut is None and secs >= min_secs:
+        out.append((i, 0, f.frames))
+        continue
+      least = f"{secs:.2f} s, shorter than min_secs={min_secs:g}"
+      if reason := least if cut is None else cut.refuse(secs):
         left_out[f.path] = reason
         continue
       if cut.edge_secs and not cut.edge(f.frames, f.sr):
@@ -193,7 +213,9 @@ class Source:
         file=sys.stderr,
       )
     if not out:
-      raise ValueError(f"{where}: no recording is long enough for chunks of {cut.secs:g} s.")
+      raise ValueError(
+        f"{where}: no recording is long enough, of {len(files)}: {_some([*left_out])}."
+      )
     return out
 
   def __len__(self) -> int:

@@ -13,7 +13,6 @@ def fbank(
   frames: int | None = None,
   *,
   n_mels: int = 128,
-  cmn: bool = False,
   cut: bool = False,
   key: str = "wav",
   to: str = "fbank",
@@ -24,8 +23,6 @@ def fbank(
     frames: F; rows of zeros are appended up to it, which belongs before `ast_normalise`. None: as
       many as there are; `pad(samples=F, key="fbank")` puts rows elsewhere.
     n_mels: M.
-    cmn: takes from each mel its mean over the recording (cepstral mean normalisation, Atal 1974):
-      what multiplies a spectrum all along, a microphone, a room or a gain, is gone.
     cut: lets a longer recording lose its end, as the public extractor does.
     key: of the recording, which is dropped.
     to: where the log-mel goes.
@@ -57,8 +54,6 @@ def fbank(
         )
       wav = wav.read(0, min(samples, last)) if hasattr(wav, "read") else wav[:last]
     mel = F.fbank(_array(wav), SR, n_mels, WIN, HOP)
-    if cmn:
-      mel = mel - mel.mean(axis=0)
     if frames is not None:
       mel = np.pad(mel, ((0, frames - len(mel)), (0, 0)))
     return {**{k: v for k, v in example.items() if k != key}, to: mel}
@@ -77,6 +72,21 @@ def ast_normalise(
   def fn(example, rng):
     x = np.asarray(take(example, key), np.float32)
     return {**example, key: (x - np.float32(mean)) / np.float32(2 * std)}
+
+  return fn
+
+
+@op("cmn")
+def cmn(*, key: str = "fbank"):
+  """Log-mel f32[F,M] less the mean of each mel over its frames (cepstral mean normalisation).
+
+  What multiplies a spectrum all along, a microphone, a room or a gain, is gone (Atal 1974). It
+  belongs behind the crop and before rows of padding.
+  """
+
+  def fn(example, rng):
+    x = np.asarray(take(example, key), np.float32)
+    return {**example, key: x - x.mean(axis=0)}
 
   return fn
 

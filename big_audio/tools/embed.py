@@ -30,11 +30,10 @@ from big_audio import clock, convert, inference
 from big_audio import config as C
 from big_audio.datasets import tracks
 from big_audio.datasets.errors import DecodeError
-from big_audio.dsp import fbank
 from big_audio.evaluators import ranking
 from big_audio.input_pipeline import collate
 from big_audio.models import ast, projector
-from big_audio.pp import builder
+from big_audio.pp import builder, ops_fbank
 from big_audio.tools import embeddings, manifests
 
 OUTPUTS = ("embedding", "features")
@@ -102,13 +101,13 @@ def of_weights(path: str) -> Embedder:
     return out
 
   frames = net.frames
-  samples = frames * fbank.HOP
+  samples = frames * ops_fbank.HOP
   pp = (
     f"crop(samples={samples}, mode='start', short='keep')|fbank({frames}, n_mels={net.bins})|"
     "ast_normalise|keep('fbank', 'track', 'id')"
   )
-  chunk = dict(secs=samples / fbank.SR, strategy="spaced", most=3, short="pad")
-  return Embedder(lambda b: predict(loaded.params, b["fbank"]), pp, fbank.SR, chunk, str(path))
+  chunk = dict(secs=samples / ops_fbank.SR, strategy="spaced", most=3, short="pad")
+  return Embedder(lambda b: predict(loaded.params, b["fbank"]), pp, ops_fbank.SR, chunk, str(path))
 
 
 def open_embedder(spec: str) -> Embedder:

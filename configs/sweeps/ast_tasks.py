@@ -4,11 +4,12 @@ r"""Music similarity from scratch on procedural loops, spoken digits and environ
   python -m proj.ast_triplet.compare --root runs/tasks
 
 DIR holds fsdd/ (Free Spoken Digit Dataset, wavs in one folder) and esc10/ (metadata.csv with path,
-label, fold, freesound_id); tasks=loops needs none. What is held out:
+label, fold); tasks=loops needs none. Clips of ESC-10 that were cut from one recording lie in one
+fold and count as tracks of their own. What is held out:
 
 | task | class | trained on | judged on |
 |---|---|---|---|
-| loops | sub-genre | 5400 loops | other loops; and tempos, swings and kits that were never heard |
+| loops | sub-genre | 2700 loops | other loops; and tempos, swings and kits that were never heard |
 | speaker | speaker | recordings 15 to 49 | recordings 5 to 9 |
 | digits | digit | four speakers | the two others, for each of three pairs |
 | esc10 | kind of sound | three folds | the fourth, for each of four |

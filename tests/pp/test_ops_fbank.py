@@ -58,14 +58,13 @@ def test_crop_and_pad_take_features_too():
   np.testing.assert_array_equal(out, np.pad(mel[first : first + 9], ((3, 0), (0, 0))))
 
 
-def test_cmn_takes_what_multiplies_the_spectrum_and_is_before_the_padding():
+def test_cmn_takes_what_multiplies_the_spectrum():
   wav = noise(4000)
   plain = run("fbank(n_mels=40)", wav)["fbank"].astype(np.float64)
-  out = run(f"fbank({len(plain) + 5}, n_mels=40, cmn=True)", wav)["fbank"]
-  np.testing.assert_allclose(out[: len(plain)], plain - plain.mean(0), atol=1e-5)
-  assert not out[len(plain) :].any()
-  louder = run("fbank(n_mels=40, cmn=True)", 4 * wav)["fbank"]
-  np.testing.assert_allclose(louder, out[: len(plain)], atol=1e-3)
+  out = run("fbank(n_mels=40)|cmn", wav)["fbank"]
+  np.testing.assert_allclose(out, plain - plain.mean(0), atol=1e-5)
+  louder = run("fbank(n_mels=40)|cmn", 4 * wav)["fbank"]
+  np.testing.assert_allclose(louder, out, atol=1e-3)
 
 
 @pytest.mark.parametrize(
