@@ -99,7 +99,7 @@ def eval_batches(
 
   Args:
     data: one `dict(source, pp="", **arguments)`, or {name: such a dict}, read one after the
-      other in the order of their names.
+      other in the order of their names; or what `data_sets.open_all` made of them.
     batch_size: rows over all processes; all processes yield equally many batches.
     process_index: as in `train_batches`.
     process_count: as in `train_batches`.
@@ -116,7 +116,7 @@ def eval_batches(
       defined by its items, so none is replaced.
   """
   rows = _rows(int(batch_size), process_index, process_count)
-  opened = data_sets.open_all({"data": data} if "source" in data else data)
+  opened = data if isinstance(data, list) else data_sets.open_one_or_all(data)
   if limit is not None and limit <= 0:
     raise ValueError(f"eval_batches: limit must be above zero or None, got {limit}.")
   return Batches(
@@ -146,7 +146,7 @@ def claim_splits(input_cfg, workdir: str, *, begun: bool, write: bool) -> None:
 
 def class_names(data) -> list[str] | None:
   """Names of classes by number, where the first source of `data` (see `eval_batches`) has any."""
-  opened = data_sets.open_all({"data": data} if "source" in data else data)
+  opened = data_sets.open_one_or_all(data)
   names = getattr(opened[0].source, "classes", None)
   return list(names) if names else None
 
@@ -233,8 +233,8 @@ class Batches(Iterator[Batch]):
       if value < 0:
         raise ValueError(f"config.input.{name} must be >= 0, got {value}.")
     # Readers are the threads. Those of BLAS in each small product would only wait for cores that
-    # the training step uses: ten times the time.
-    threadpoolctl.threadpool_limits(1, user_api="blas")
+    # the training step uses: ten times the time. Until this is closed.
+    limits = threadpoolctl.threadpool_limits(1, user_api="blas")
     # One batch in the making for each thread and one ready; the default would hold 500 batches.
     options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=num_threads + 1 if num_threads else 0
@@ -251,7 +251,7 @@ class Batches(Iterator[Batch]):
     # The only reference, in a box that closing empties: grain's iterators must be gone before the
     # interpreter takes its modules apart, or their __del__ fails loudly.
     self._box = [iter(ds)]
-    self._close = weakref.finalize(self, _close, self._box)
+    self._close = weakref.finalize(self, _close, self._box, limits)
     # Before multiprocessing's own exit handler, which would wait for the workers.
     atexit.register(self._close)
 
@@ -272,8 +272,9 @@ class Batches(Iterator[Batch]):
     self.close()
 
 
-def _close(box: list) -> None:
+def _close(box: list, limits) -> None:
   box.pop().close()
+  limits.restore_original_limits()
 
 
 def _init_worker(index: int, count: int) -> None:

@@ -227,7 +227,7 @@ def test_two_rates():
     ("data=tracks,dir=x,train=a,test=b,fold=1", "exclude each other"),
     ("miner=hard", "miner is of loss=triplet"), ("loss=quadruplet", "needs trash"),
     ("temperature=.2,loss=triplet", "temperature is of"), ("init_head", "needs init"),
-    ("patch=16", "two numbers as in 16x10"), ("freeze=some", "all, or a number"),
+    ("patch=16", "two numbers as in 16x10"), ("init=x,freeze=some", "all, or a number"),
     ("loss=proxy_anchor,memory=9", "no memory"), ("los=triplet", '"loss"'),
     ("recipe=digit", '"digits"'),
   ],
@@ -279,3 +279,70 @@ def test_learning_floor(tmp_path, monkeypatch):
   monkeypatch.setattr(loops.Source, "__getitem__", shuffled)
   control = run("shuffled")
   assert control["val/test/map_r"] < floor["map_r"]
+
+
+def test_weights_are_embedders_of_their_own(trained, music, tmp_path, capsys):
+  """An exported file embeds a folder as the run does; so do public weights, by their front end."""
+  workdir, _ = trained
+  out, a, b = tmp_path / "net.safetensors", tmp_path / "a.npz", tmp_path / "b.npz"
+  assert export.main([f"{workdir}:best", str(out)]) == 0
+  shared = [str(music), "--secs", ".4", "--most", "1"]
+  assert embed.main([f"{workdir}:best", *shared[:1], str(a), *shared[1:]]) == 0
+  assert embed.main([str(out), *shared[:1], str(b), *shared[1:]]) == 0
+  one, two = embeddings.load(a), embeddings.load(b)
+  assert one.ids == two.ids and len(one.ids) == 27
+  np.testing.assert_allclose(one.x, two.x, atol=1e-4)
+  # What the model would not see is refused.
+  capsys.readouterr()
+  assert embed.main([str(out), str(music), str(b), "--secs", "3"]) == 2
+  assert "would be lost" in capsys.readouterr().err
+
+  net = ast.Model(frames=48, bins=32, stride_time=8, stride_freq=16, dim=8, depth=1, heads=2)
+  params = net.init(jax.random.key(0), np.zeros((1, 48, 32), np.float32))["params"]
+  public = tmp_path / "public.safetensors"
+  config = dict(heads=2, frames=48, bins=32, stride_time=8, stride_freq=16)
+  convert.save(str(public), {"net": params}, "ast", "a", config=config)
+  assert embed.main([str(public), *shared[:1], str(b), *shared[1:], "--batch-size", "4"]) == 0
+  found = embeddings.load(b)
+  assert found.x.shape == (27, 8) and found.meta["output"] == "features"
+  from big_audio.datasets.audio import AudioFile
+
+  file = AudioFile.open(music / found.ids[5])
+  pp = builder.build("crop(samples=6400, mode='start')|fbank(48, n_mels=32)|ast_normalise")
+  x = pp(dict(wav=file, sr=SR, id="x"), np.random.default_rng(0))["fbank"]
+  want = np.asarray(net.apply({"params": params}, x[None]))[0]
+  np.testing.assert_allclose(found.x[5], want / np.linalg.norm(want), atol=1e-4)
+
+  convert.save(
+    str(public), {"net": params}, "ast", "a", config=config, metadata={"pp": "os.path.x(1)|fbank"}
+  )
+  assert embed.main([str(public), str(music), str(b)]) == 2
+  assert "operations of other modules" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "arg, message",
+  [
+    ("data=tracks,dir=x,folds=5", "need fold"), ("freeze=2", "freeze needs init"),
+    ("data=tracks,dir=x,edge_secs=9", "edge_secs needs chunks"), ("layer=9", "has 3 blocks"),
+    ("steps=9,epochs=2", "steps or epochs"),
+    ("data=tracks,dir=x,splits=split,fold=1", "exclude each other"),
+  ],
+)  # fmt: skip
+def test_combinations_that_mean_nothing(arg, message):
+  with pytest.raises(ValueError, match=message):
+    C.load(f"{CONFIG}{arg}")
+
+
+def test_arguments_reach_what_they_are_of():
+  load = lambda arg: C.load(f"{CONFIG}{arg}")
+  assert load("loss=proxy_anchor,margin=.2").trainer.loss.margin == 0.2
+  assert "margin" not in load("loss=proxy_anchor").trainer.loss
+  assert load("loss=triplet").trainer.loss.margin == 0.3
+  c = load("init=x,net=ast_base,layer=6,positions=cut")
+  assert c.init_from[0]["positions"] == "cut" and "block_11" in c.init_from[0]["unused"]
+  assert load("net=ast_base").models.net.get("dim", None) is None
+  assert load("data=tracks,list=x.csv,splits=split").input.data.train.splits == "split"
+  c = load("data=tracks,dir=x,artists")
+  assert c.input.sampler.group == "artist" and c.evals.test.artists
+  assert "warp" not in load("recipe=digits,dir=x,train=a,test=b,augment=none").input.data.train.pp

@@ -31,6 +31,9 @@ _GIVEN = {
   "stride_time": "time_stride",
   "stride_freq": "frequency_stride",
 }
+# What they do tell, and what a config.json must not contradict.
+_STATED = {"dim": "hidden_size", "depth": "num_hidden_layers"}
+_MOST = 100_000  # frames, bins and strides beyond it are no model's, but would cost memory
 # The one setting of each of these that the model has.
 _FIXED = {"hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": 1e-12}
 _PATCHES = permute("(D,1,freq,time)->(time,freq,1,D)", 3, 2, 1, 0)
@@ -157,7 +160,8 @@ def given(where: str, config: Mapping[str, Any]) -> dict[str, int]:
   for key, value in _FIXED.items():
     if config.get(key, value) != value:
       raise ValueError(f"{where}: config.json has {key}={config[key]!r}; the model has {value!r}.")
-  return {ours: config[theirs] for ours, theirs in _GIVEN.items() if theirs in config}
+  stated = {**_GIVEN, **_STATED}
+  return {ours: config[theirs] for ours, theirs in stated.items() if theirs in config}
 
 
 def configure(
@@ -195,8 +199,10 @@ def configure(
   for key, value in known.items():
     if key not in _GIVEN and key not in derived:
       raise ValueError(f"{where}: config has {key!r}. {C.nearest(key, _GIVEN)}")
-    if key in _GIVEN and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-      raise ValueError(f"{where}: config: expected a whole {key} above 0, got {value!r}.")
+    if key in _GIVEN and (
+      isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST
+    ):
+      raise ValueError(f"{where}: config: expected a whole {key} in 1..{_MOST}, got {value!r}.")
     if derived.get(key, value) != value:
       raise ValueError(f"{where}: config has {key}={value}, the shapes say {derived[key]}.")
     out[key] = value

@@ -27,7 +27,10 @@ def read(path: str) -> dict[str, np.ndarray]:
     ) from None
   try:
     found = torch.load(path, map_location="cpu", weights_only=True)
-  except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
+  except (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
+    AttributeError,
+  ) as e:  # fmt: skip
     why = (str(e).strip().splitlines() or [type(e).__name__])[0]
     raise ValueError(f"{path}: torch cannot read it as weights alone: {why[:200]}") from None
   if not isinstance(found, Mapping) or not all(torch.is_tensor(v) for v in found.values()):
@@ -38,4 +41,7 @@ def read(path: str) -> dict[str, np.ndarray]:
       return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return x.numpy()
 
-  return {str(k): array(v.detach().contiguous()) for k, v in found.items()}
+  try:
+    return {str(k): array(v.detach().contiguous()) for k, v in found.items()}
+  except (TypeError, RuntimeError) as e:
+    raise ValueError(f"{path}: a tensor of a type that numpy has not: {e}") from None

@@ -7,6 +7,7 @@ in memory, of each loader process. What is drawn at random belongs into `pp`.
 """
 
 import difflib
+import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -34,7 +35,7 @@ class Opened:
     except ValueError as e:
       raise ValueError(f"config.input.data.{name}.{e}") from e
     self._kept: dict[int, dict] = {}
-    self._bytes = 0
+    self._bytes, self._lock = 0, threading.Lock()
 
   def __reduce__(self):
     return Opened, (self.name, self.source, self.weight, *self._texts)
@@ -65,20 +66,31 @@ class Opened:
       raise ValueError(f"config.input.data.{self.name}{dot}{e}") from e
 
   def _keep(self, i, example):
-    self._bytes += sum(v.nbytes for v in example.values() if isinstance(v, np.ndarray))
-    if self._bytes > MOST_BYTES:
-      raise ValueError(
-        f"once keeps more than {MOST_BYTES / 2**30:g} GiB after {len(self._kept)} of "
-        f"{len(self.source)} items. Move its operations to pp, or prepare the data as files."
-      )
     for v in example.values():
       if isinstance(v, np.ndarray):
         v.setflags(write=False)
-    self._kept[i] = example
+    with self._lock:
+      if i in self._kept:  # another thread was quicker, with the same
+        return
+      self._kept[i] = example
+      self._count(example)
+
+  def _count(self, example):
+    self._bytes += sum(v.nbytes for v in example.values() if isinstance(v, np.ndarray))
+    if self._bytes > MOST_BYTES:
+      raise ValueError(
+        f"once keeps more than {MOST_BYTES / 2**30:g} GiB after {len(self._kept) - 1} of "
+        f"{len(self.source)} items. Move its operations to pp, or prepare the data as files."
+      )
 
 
 def _read(example):
   return {k: v.numpy() if hasattr(v, "read") else v for k, v in example.items()}
+
+
+def open_one_or_all(data: Mapping) -> list[Opened]:
+  """`open_all` of an evaluator's data: one data set, or {name: data set}."""
+  return open_all({"data": data} if "source" in data else data)
 
 
 def open_all(data: Mapping) -> list[Opened]:

@@ -24,17 +24,19 @@ def scores(
     true class and b to the nearest other, in [-1, 1].
 
   Raises:
-    ValueError: fewer than two classes, or embeddings that are no number.
+    ValueError: fewer than two classes, or as many as items.
   """
   from sklearn import cluster, metrics
 
   label = np.asarray(label)
-  x, label = ranking.unit(x)[label >= 0], label[label >= 0]
+  x = ranking.unit(x)
+  here = (label >= 0) & np.isfinite(x).all(axis=1)
+  x, label = x[here], label[here]
   classes = np.unique(label)
-  if len(classes) < 2 or len(classes) >= len(label) or not np.isfinite(x).all():
+  if len(classes) < 2 or len(classes) >= len(label):
     raise ValueError(
-      f"clustering: expected finite embeddings of at least 2 classes, fewer than items; got "
-      f"{len(classes)} classes of {len(label)} items."
+      f"clustering: expected items of at least 2 classes, more than classes; got {len(classes)} "
+      f"classes of {len(label)} items."
     )
   found = cluster.KMeans(len(classes), n_init=starts, random_state=seed).fit_predict(x)
   return dict(

@@ -10,17 +10,21 @@ import numpy as np
 
 from big_audio import config as C
 from big_audio import input_pipeline, sharding
+from big_audio.datasets import data_sets
 from big_audio.dsp import stft
 
 
 def reader(data, pp: str | None, batch_size: int, limit: int | None = None) -> Callable:
-  """() -> the closeable batches of an evaluator's data set, `pp` in place of the data set's own."""
+  """() -> the closeable batches of an evaluator's data set, `pp` in place of the data set's own.
+
+  Its sources are opened here, once: a folder that grows during a run is not divided anew.
+  """
   data = C.to_dict(data)
   if pp is not None:
     data = {**data, "pp": pp}
   return functools.partial(
     input_pipeline.eval_batches,
-    data,
+    data_sets.open_one_or_all(data),
     batch_size=batch_size,
     limit=limit,
     process_index=jax.process_index(),

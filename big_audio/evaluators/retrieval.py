@@ -109,10 +109,14 @@ def _against(train, test, names, measures, seed, out):
       confusion=ranking.confusion(label, found, len(names)),
     )
   if "probe" in measures:
-    found, c = probe.linear(
-      ranking.unit(train_x), train_y, train.track[known], ranking.unit(x), seed=seed
+    whole = lambda x: np.isfinite(x).all(axis=1)
+    unit, seen = ranking.unit(x), ranking.unit(train_x)
+    group = (train.track if train.artist is None else train.artist)[known][whole(seen)]
+    found = np.full(len(unit), -1)  # what is no number is wrong
+    found[whole(unit)], values["probe_c"] = probe.linear(
+      seen[whole(seen)], train_y[whole(seen)], group, unit[whole(unit)], seed=seed
     )
-    values["probe"], values["probe_c"] = right(found), c
+    values["probe"] = right(found)
 
 
 def chosen(where: str, measures: Sequence[str] | None, trained: bool) -> tuple[str, ...]:
@@ -200,6 +204,8 @@ class Evaluator:
     self._key, self._picture = key, picture
     self._also = {k: chosen(where, m, train_data is not None) for k, m in (also or {}).items()}
     self._names = names or input_pipeline.class_names(data)
+    if train_data is not None:
+      _check_pair(C.to_dict(data), C.to_dict(train_data))
     self._test = common.reader(data, pp, batch_size, limit)
     self._train = train_data and common.reader(train_data, pp, batch_size, limit)
 
@@ -209,7 +215,7 @@ class Evaluator:
     trains: dict = {}
     if self._train:
       trains, seen = self._embed(state, self._train)
-      if shared := sorted(set(ids) & set(seen)):
+      if shared := sorted(set(ids) & set(seen)) or self._shared_tracks(tests, trains):
         raise ValueError(
           f"evaluators.retrieval: {len(shared)} items are in data and in train_data, such as "
           f"{shared[0]!r}; what is judged must not be known."
@@ -228,6 +234,10 @@ class Evaluator:
       kw = {**self._kw, "measures": measures}
       more = report(trains.get(key), tests[key], names=names, **kw)["values"]
       yield from ((f"{key}/{name}", value) for name, value in more.items())
+
+  def _shared_tracks(self, tests, trains) -> list[int]:
+    """Numbers of tracks of which both sets have chunks; they number alike, see `_check_pair`."""
+    return sorted(set(tests[self._key].track.tolist()) & set(trains[self._key].track.tolist()))
 
   def _embed(self, state, batches) -> tuple[dict[str, Embedded], list[str]]:
     rows: dict[str, list[np.ndarray]] = {}
@@ -254,6 +264,17 @@ class Evaluator:
     items = [all_rows[k].astype(np.int64) for k in ("label", "track")]
     of = lambda k: Embedded(np.float32(all_rows[f"x/{k}"]), *items, all_rows.get("artist"))
     return {k: of(k) for k in keys}, ids
+
+
+def _check_pair(data, train_data):
+  """Raises ValueError where labels and tracks of two data sets do not mean the same."""
+  place = lambda d: {k: d.get(k) for k in ("source", "dir", "list")}
+  names = [input_pipeline.class_names(d) for d in (data, train_data)]
+  if "source" not in data or place(data) != place(train_data) or names[0] != names[1]:
+    raise ValueError(
+      "evaluators.retrieval: data and train_data must be splits of one data set, with the same "
+      f"classes: {place(data)}, {place(train_data)}."
+    )
 
 
 def _bytes(ids):

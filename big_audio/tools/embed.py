@@ -47,6 +47,7 @@ class Embedder(NamedTuple):
     pp: preprocessing of a chunk.
     sr: Hz.
     chunk: settings of `datasets.chunks`, or None where the caller has to give some.
+    secs: of the longest chunk that the model sees whole.
     source: what it is, for the file.
   """
 
@@ -54,6 +55,7 @@ class Embedder(NamedTuple):
   pp: str
   sr: int
   chunk: Mapping[str, Any] | None
+  secs: float
   source: str
 
 
@@ -71,11 +73,20 @@ def of_run(spec: str) -> Embedder:
       "cut and preprocessed."
     )
   data = C.to_dict(found[0].data)
+  pp, sr, chunk = found[0].get("pp", None) or data["pp"], data.get("sr"), data.get("chunk")
+  if data["source"] == "features":
+    with open(os.path.join(os.path.expanduser(data["dir"]), "card.json")) as f:
+      made = json.load(f)["settings"]
+    pp, sr, chunk = f"fbank(n_mels={made['n_mels']})|{pp}", ops_fbank.SR, made["chunk"]
+  frames = runner.config.models.net.frames
   predict = lambda batch: runner.predict("embed", batch)
-  return Embedder(
-    predict, found[0].get("pp", None) or data["pp"], data["sr"], data.get("chunk"),
-    f"{runner.workdir}:{runner.step}",
-  )  # fmt: skip
+  source = f"{runner.workdir}:{runner.step}"
+  return Embedder(predict, pp, sr, chunk, _secs(frames), source)
+
+
+def _secs(frames: int) -> float:
+  """The longest sound of which no frame lies behind the last."""
+  return (ops_fbank.WIN + frames * ops_fbank.HOP - 1) / ops_fbank.SR
 
 
 def of_weights(path: str) -> Embedder:
@@ -85,12 +96,11 @@ def of_weights(path: str) -> Embedder:
     ValueError: not such weights.
   """
   loaded = convert.load(path, "ast")
-  net, head = ast.Model(**loaded.config), None
+  said = loaded.metadata  # of our own export
+  net, head = ast.Model(**loaded.config, pool=said.get("pool", "tokens")), None
   if "head" in loaded.params:
-    if len(loaded.params["head"]["dense0"]["kernel"]) == 2 * net.dim:
-      net = net.clone(pool="stats")
     widths = [loaded.params["head"][k]["bias"].shape[0] for k in ("dense0", "dense1")]
-    head = projector.Model(widths=widths)
+    head = projector.Model(widths=widths, activation=said.get("activation", "relu"))
 
   @jax.jit
   def predict(params, x):
@@ -102,12 +112,17 @@ def of_weights(path: str) -> Embedder:
 
   frames = net.frames
   samples = frames * ops_fbank.HOP
-  pp = (
+  public = (
     f"crop(samples={samples}, mode='start', short='keep')|fbank({frames}, n_mels={net.bins})|"
     "ast_normalise|keep('fbank', 'track', 'id')"
   )
-  chunk = dict(secs=samples / ops_fbank.SR, strategy="spaced", most=3, short="pad")
-  return Embedder(lambda b: predict(loaded.params, b["fbank"]), pp, ops_fbank.SR, chunk, str(path))
+  pp = said.get("pp", public)
+  if any("." in step.partition("(")[0] for step in pp.split("|")):
+    # A name with a dot imports a module, which a file must not do.
+    raise ValueError(f"{path}: its preprocessing {pp!r} names operations of other modules.")
+  chunk = dict(secs=samples / ops_fbank.SR, strategy="spaced", most=3, short="pad", min_secs=0.1)
+  run = lambda batch: predict(loaded.params, batch["fbank"])
+  return Embedder(run, pp, ops_fbank.SR, chunk, _secs(frames), str(path))
 
 
 def open_embedder(spec: str) -> Embedder:
@@ -256,6 +271,11 @@ def main(argv=None) -> int:
         f"--secs is needed: the evaluation of {flags.model} does not say how to cut recordings."
       )
     chunk = {**(embedder.chunk or dict(strategy="spaced", short="pad")), **changes}
+    if chunk["secs"] > embedder.secs:
+      raise ValueError(
+        f"--secs {chunk['secs']:g}: the model sees {embedder.secs:.4g} s at most; the rest of a "
+        "chunk would be lost. Use shorter chunks, and more of them by --most."
+      )
     embedder = embedder._replace(chunk=chunk)
     label = None if flags.label == "folder" else flags.label
     source = tracks.Source(

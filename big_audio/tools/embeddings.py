@@ -13,6 +13,7 @@ allocated.
 """
 
 import json
+import lzma
 import math
 import os
 import re
@@ -107,7 +108,14 @@ def load(path) -> Table:
     with zipfile.ZipFile(path) as z:
       found = {n: _array(path, z, f"{n}.npy") for n in _ARRAYS if f"{n}.npy" in z.namelist()}
   # RuntimeError: encrypted. NotImplementedError: packed in an unknown way.
-  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+  ) as e:
     raise ValueError(f"{path}: not an .npz file: {e}.") from None
   for name in ("embeddings", "ids"):
     if name not in found:

@@ -153,13 +153,15 @@ class Evaluation:
     self, workdir, step=None, *, overrides=(), ema=True, dtype=None, nfe=(), split=None, only=(),
     scratch=".",
   ):  # fmt: skip
-    from big_audio import inference, trees
+    from big_audio import inference, input_pipeline, trees
 
     config = C.load(os.path.join(workdir, "config.json"), overrides)
     if dtype:
       config = with_dtype(config, dtype)
     spec = workdir if step is None else f"{workdir}:{step}"
     self.runner = inference.open_workdir(spec, ema=ema, config=config)
+    if os.path.isfile(os.path.join(workdir, "splits.json")):  # else the judged may be trained on
+      input_pipeline.claim_splits(config.input, workdir, begun=True, write=False)
     self._content = trees.sha256(self.runner.variables)
     self._facts = dict(ema=ema, dtype=dtype or "as trained")
     for name in only:

@@ -36,17 +36,26 @@ def export(spec: str, out: str, *, dialect: str = "c") -> tuple[str, int]:
     ValueError: no such run or dialect, or a run whose models no public file can hold.
   """
   runner = inference.open_workdir(spec)
-  trainer, family = runner.trainer, runner.config.models.net.model
+  trainer = runner.trainer
   if not hasattr(trainer, "weights"):
     raise ValueError(
       f"{spec}: runs of the trainer {runner.config.trainer.name!r} cannot be exported."
+    )
+  family, weights = runner.config.models.net.model, trainer.weights(runner.variables)
+  if getattr(trainer.net, "layer", None) or set(weights["head"]) != {"dense0", "dense1"}:
+    raise ValueError(
+      f"{spec}: a net that is read out at a middle layer, or a head of other than two layers, has "
+      "no public spelling."
     )
   described = getattr(C.resolve("convert", family), "described", None)
   if described is None:
     raise ValueError(f"{spec}: there is no table of keys for the net {family!r}.")
   metadata = {"source": os.path.basename(runner.workdir), "step": str(runner.step)}
+  metadata |= {"pool": trainer.net.pool, "activation": trainer.head.activation}
+  found = [e.data.pp for e in runner.config.evals.values() if e.type == "retrieval"]
+  metadata |= {"pp": found[0]} if found else {}
   convert.save(
-    out, trainer.weights(runner.variables), family, dialect,
+    out, weights, family, dialect,
     config=described(trainer.net), metadata=metadata,
   )  # fmt: skip
   return family, runner.step

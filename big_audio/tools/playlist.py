@@ -124,7 +124,7 @@ def as_text(rows: list[dict], out: str, *, root: str | None = None, about=None) 
 
 def _entry(name, out, root):
   path = pathlib.PurePath(name)
-  if path.is_absolute() or ".." in path.parts or name.startswith("#"):
+  if path.is_absolute() or ".." in path.parts or name.startswith("#") or ":" in path.parts[0]:
     raise ValueError(
       f"--out {out}: the id {name!r} is no path below the folder of the audio. Use .csv or .json."
     )

@@ -147,8 +147,10 @@ def prepare(
       f"prepare_features: chunks of {cut.secs:g} s do not fit into {frames} frames: their ends "
       f"would be lost. Use --secs {most:g} or --frames {round(cut.secs * 100)}."
     )
-  splits = dict(stratified.SHARES) if splits is None else splits
   place = {"dir": str(source)} if source.is_dir() else {"list": str(source)}
+  if splits is None:
+    Source(split="train", sr=ops_fbank.SR, label=label, artist=artist, trash=trash, **place)
+    splits = dict(stratified.SHARES)
   made = Source(
     split="all", chunk=vars(cut), sr=ops_fbank.SR, label=label, artist=artist, trash=trash,
     splits=splits, split_seed=split_seed, **place,

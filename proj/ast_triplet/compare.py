@@ -74,18 +74,22 @@ def collect(roots) -> dict[str, dict[str, dict[int, list[dict[str, float]]]]]:
       continue
     config = C.load(os.path.join(workdir, "config.json"))
     rows = metrics.read_rows(os.path.join(workdir, metrics.FILE))
-    last = rows[-1] if rows else {}
-    if last.get("step") != config.total_steps:
+    last, total = rows[-1] if rows else {}, config.get("total_steps", None)
+    if total is None or last.get("step") != total:
+      print(f"compare: left out, not at its last step: {workdir}", file=sys.stderr)
       continue
     settings = runs.settings(workdir)
-    begun = "" if config.total_steps else ", untrained"
+    begun = "" if total else ", untrained"
     for evaluator in [name for name, e in config.evals.items() if "also" in e]:
       task = settings.get("recipe") or "loops"
       task += "" if evaluator == "test" else f", {evaluator}"
       for row, prefix in ROWS.items():
-        values = {m: last[f"val/{evaluator}/{prefix}{m}"] for m in MEASURES}
+        names = {m: f"val/{evaluator}/{prefix}{m}" for m in MEASURES}
+        if absent := [n for n in names.values() if n not in last]:
+          raise ValueError(f"{workdir}: its last row has no {', '.join(absent)}.")
+        values = {m: last[n] for m, n in names.items()}
         out[task][f"{row}{begun}"][config.seed].append(values)
-      if not config.total_steps:
+      if not total:
         out[task]["mel statistics"][config.seed].append(mel_row(config.evals[evaluator]))
   if not out:
     raise ValueError(f"{', '.join(roots)}: no finished run of the sweep.")
