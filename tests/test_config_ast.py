@@ -154,9 +154,17 @@ def traced(config):
 
 @pytest.mark.parametrize(
   "arg",
-  ["loss=triplet,margin_end=.6", "loss=triplet,miner=progressive", "loss=multi_similarity",
-   "loss=proxy_anchor", "loss=ntxent,memory=64", "mixup=.4,patchout=2,remat",
-   "pool=special,layer=1,dtype=bfloat16", "net=ast_tiny,loss=triplet,miner=all,memory=64"],
+  [
+    "loss=triplet,miner=progressive,margin_end=.6",
+    "loss=proxy_anchor,mixup=.4,patchout=2,remat",
+    *(
+      pytest.param(a, marks=pytest.mark.slow)
+      for a in (
+        "loss=multi_similarity", "loss=ntxent,memory=64", "pool=special,layer=1,dtype=bfloat16",
+        "loss=triplet,miner=distance_weighted", "net=ast_tiny,loss=triplet,miner=all,memory=64",
+      )
+    ),
+  ],
 )  # fmt: skip
 def test_variants_are_traced(arg):
   frozen, trained = traced(C.load(f"{CONFIG}smoke,{arg}"))
