@@ -1,6 +1,7 @@
 """A linear probe: logistic regression on embeddings that stay as they are. scikit-learn, lazily."""
 
 import numpy as np
+import threadpoolctl
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 _TOLERANCE, _ITERATIONS = 1e-3, 500  # of a fit: accuracies stand still long before the weights do
@@ -48,5 +49,7 @@ def linear(
   search = model_selection.GridSearchCV(
     model, {"logisticregression__C": list(STRENGTHS)}, cv=splits, error_score="raise"
   )
-  search.fit(np.float64(train_x), train_y, groups=train_group)
+  # Its products are small: threads of BLAS would wait for each other.
+  with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    search.fit(np.float64(train_x), train_y, groups=train_group)
   return search.predict(np.float64(x)), float(search.best_params_["logisticregression__C"])
