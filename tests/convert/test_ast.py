@@ -162,7 +162,7 @@ LAYER = "encoder.layer.1."
     (lambda x: None, dict(heads=5), "5 heads do not divide a width of 48"),
     (lambda x: None, dict(frames=1024), "144 positions, but 1024 frames x 128 bins .* 12 x 101"),
     (lambda x: None, dict(frame=1024), "config has 'frame'. Did you mean \"frames\""),
-    (lambda x: None, dict(frames=-1), "expected a whole frames above 0, got -1"),
+    (lambda x: None, dict(frames=-1), "expected a whole frames in 1..100000, got -1"),
     (lambda x: [x.pop(k) for k in list(x)] + [x.update(y=np.zeros(1))], {},
      "no table knows these keys, such as .'y'.. Expected one like 'embeddings.cls_token'"),
   ],

@@ -52,8 +52,16 @@ def test_what_cannot_be_clustered():
   x, label = blobs()
   with pytest.raises(ValueError, match="1 classes"):
     clustering.scores(x, np.zeros(90, int))
-  with pytest.raises(ValueError, match="finite"):
+  with pytest.raises(ValueError, match="0 classes"):
     clustering.scores(np.full_like(x, np.nan), label)
+
+
+def test_items_that_are_no_number_are_left_out_of_clusters():
+  x, label = blobs()
+  broken = x.copy()
+  broken[::9] = np.nan
+  here = np.arange(len(x)) % 9 > 0
+  assert clustering.scores(broken, label) == clustering.scores(x[here], label[here])
 
 
 def test_probe_is_a_standardised_logistic_regression():

@@ -51,7 +51,7 @@ class Source:
     x, label, track, artist = (v[i] for v in self.items)
     x = np.full_like(x, np.nan) if self.broken and i == 0 else x
     name = f"{NAMES[label]}/träck{track + self.first}#{i}"
-    return dict(x=x, label=label, track=track, artist=artist, id=name)
+    return dict(x=x, label=label, track=track + self.first, artist=artist, id=name)
 
 
 def run(monkeypatch, tmp_path, devices=1, train=True, predict=None, **kw):
@@ -149,6 +149,17 @@ def test_trash_and_what_is_no_number_are_wrong_but_counted(monkeypatch, tmp_path
   for k in ("knn1", "centroid", "probe", "nmi", "silhouette"):
     assert found["values"][k] == pytest.approx(kept["values"][k])
   assert found["confusion"].sum() == 17 and found["similarity"].shape == (18, 3)
+
+
+def test_what_is_no_number_is_wrong_for_the_probe():
+  train, test = cloud(seed=2), cloud(seed=1)
+  x = test.x.copy()
+  x[test.track == test.track[0]] = np.nan
+  kw = dict(names=NAMES, measures=["probe"], level="chunk")
+  whole = retrieval.report(train, test, **kw)["values"]["probe"]
+  broken = retrieval.report(train, test._replace(x=x), **kw)["values"]["probe"]
+  share = float(np.mean(test.track == test.track[0]))
+  assert whole - share - 1e-9 <= broken <= min(whole, 1 - share) + 1e-9
 
 
 def test_umap_where_it_is_installed(monkeypatch, tmp_path):
