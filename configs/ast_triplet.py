@@ -2,7 +2,9 @@ r"""Music similarity: an Audio Spectrogram Transformer whose cosines follow clas
 
   python train.py --config configs/ast_triplet.py --workdir runs/loops
 
-Procedural drum loops in nine sub-genres, from scratch, no download. TIME
+Procedural drum loops in nine sub-genres, from scratch, no download: about five minutes on one CPU
+core. In the last row of metrics.jsonl, val/test/map_r should be about .7 and val/test/knn1 .9 (of
+mel statistics .09 and .5), and on held-out tempos and kits (val/regions) .76 and .93.
 
 Your tracks, `genre/subgenre/file`, from public weights (chunks of 10.24 s, 86 M parameters: for an
 accelerator):

@@ -17,14 +17,14 @@ from big_audio.dsp import stft
 def reader(data, pp: str | None, batch_size: int, limit: int | None = None) -> Callable:
   """() -> the closeable batches of an evaluator's data set, `pp` in place of the data set's own.
 
-  Its sources are opened here, once: a folder that grows during a run is not divided anew.
+  Its sources are opened once, at the first use: a folder that grows later is not divided anew.
   """
   data = C.to_dict(data)
   if pp is not None:
     data = {**data, "pp": pp}
-  return functools.partial(
-    input_pipeline.eval_batches,
-    data_sets.open_one_or_all(data),
+  opened = functools.cache(lambda: data_sets.open_one_or_all(data))
+  return lambda: input_pipeline.eval_batches(
+    opened(),
     batch_size=batch_size,
     limit=limit,
     process_index=jax.process_index(),
