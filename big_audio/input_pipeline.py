@@ -99,7 +99,8 @@ def eval_batches(
 
   Args:
     data: one `dict(source, pp="", **arguments)`, or {name: such a dict}, read one after the
-      other in the order of their names; or what `data_sets.open_all` made of them.
+      other in the order of their names; or a function that gives what `data_sets.open_all` made
+      of them, so that they are opened once for many readings.
     batch_size: rows over all processes; all processes yield equally many batches.
     process_index: as in `train_batches`.
     process_count: as in `train_batches`.
@@ -116,7 +117,7 @@ def eval_batches(
       defined by its items, so none is replaced.
   """
   rows = _rows(int(batch_size), process_index, process_count)
-  opened = data if isinstance(data, list) else data_sets.open_one_or_all(data)
+  opened = data() if callable(data) else data_sets.open_one_or_all(data)
   if limit is not None and limit <= 0:
     raise ValueError(f"eval_batches: limit must be above zero or None, got {limit}.")
   return Batches(

@@ -24,7 +24,7 @@ def reader(data, pp: str | None, batch_size: int, limit: int | None = None) -> C
     data = {**data, "pp": pp}
   opened = functools.cache(lambda: data_sets.open_one_or_all(data))
   return lambda: input_pipeline.eval_batches(
-    opened(),
+    opened,
     batch_size=batch_size,
     limit=limit,
     process_index=jax.process_index(),
