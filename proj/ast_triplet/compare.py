@@ -78,11 +78,13 @@ def collect(roots) -> dict[str, dict[str, dict[int, list[dict[str, float]]]]]:
     if total is None or last.get("step") != total:
       print(f"compare: left out, not at its last step: {workdir}", file=sys.stderr)
       continue
-    settings = runs.settings(workdir)
+    data = config.input.data.train
+    known = runs.settings(workdir).get("recipe")  # runs outside of a sweep go by their folder
+    place = os.path.dirname(data.get("list", "")) or data.get("dir", "")
+    named = known or ("loops" if data.source == "worlds.loops" else os.path.basename(place))
     begun = "" if total else ", untrained"
     for evaluator in [name for name, e in config.evals.items() if "also" in e]:
-      task = settings.get("recipe") or "loops"
-      task += "" if evaluator == "test" else f", {evaluator}"
+      task = named if evaluator == "test" else f"{named}, {evaluator}"
       for row, prefix in ROWS.items():
         names = {m: f"val/{evaluator}/{prefix}{m}" for m in MEASURES}
         if absent := [n for n in names.values() if n not in last]:
