@@ -171,6 +171,7 @@ def test_variants_are_traced(arg):
   assert not frozen and trained
 
 
+@pytest.mark.slow
 def test_what_a_fine_tuned_net_freezes():
   tuned = f"{CONFIG}smoke,init=x.safetensors"
   frozen, trained = traced(C.load(f"{tuned},freeze=all"))
@@ -289,6 +290,7 @@ def test_learning_floor(tmp_path, monkeypatch):
   assert control["val/test/map_r"] < floor["map_r"]
 
 
+@pytest.mark.slow
 def test_weights_are_embedders_of_their_own(trained, music, tmp_path, capsys):
   """An exported file embeds a folder as the run does; so do public weights, by their front end."""
   workdir, _ = trained

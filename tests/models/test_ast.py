@@ -168,6 +168,7 @@ def test_patchout_leaves_out_whole_rows_and_columns_in_training():
   assert len(seen) > 3
 
 
+@pytest.mark.slow
 def test_remat_and_bfloat16_have_the_same_parameters():
   net, params = made(depth=1)
   for kw in (dict(remat=True), dict(dtype="bfloat16")):

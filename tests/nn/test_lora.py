@@ -33,6 +33,7 @@ def test_merge_is_the_plain_formula_for_every_kind_of_kernel():
     np.testing.assert_allclose(merged[name], want.reshape(shape), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_equals_the_low_rank_branch_beside_a_layer():
   block = Block(heads=2, mlp_ratio=2, dropout=0.0, kernel_init=INIT)
   x = jax.random.normal(jax.random.key(1), (2, 5, 8))

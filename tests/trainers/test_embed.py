@@ -144,6 +144,7 @@ def test_pairs_cross_devices():
     np.testing.assert_allclose(flat[name], other[name], atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_running_statistics_of_the_head_are_kept():
   trainer, config = make()
   trainer.head = trainer.head.clone(norm="batch")
@@ -177,6 +178,7 @@ def test_adapters_learn_on_a_frozen_backbone():
   assert np.abs(run(begin) - run(end)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_it_learns_what_tells_classes_apart():
   """Patches of one class rise, of the other fall; held-out items find their class's neighbours."""
   rng = np.random.default_rng(0)
@@ -213,6 +215,7 @@ def test_errors():
     loss(trainer, variables, {k: v for k, v in data.items() if k != "track"})
 
 
+@pytest.mark.slow
 def test_exported_weights_alone_give_the_embeddings():
   schedule = [["net/.*", None], [".*", dict(kind="constant")]]
   trainer, config = make(
