@@ -318,7 +318,7 @@ def test_weights_are_embedders_of_their_own(trained, music, tmp_path, capsys):
   from big_audio.datasets.audio import AudioFile
 
   file = AudioFile.open(music / found.ids[5])
-  pp = builder.build("crop(samples=6400, mode='start')|fbank(48, n_mels=32)|ast_normalise")
+  pp = builder.build("crop(samples=6400, mode='centre')|fbank(48, n_mels=32)|ast_normalise")
   x = pp(dict(wav=file, sr=SR, id="x"), np.random.default_rng(0))["fbank"]
   want = np.asarray(net.apply({"params": params}, x[None]))[0]
   np.testing.assert_allclose(found.x[5], want / np.linalg.norm(want), atol=1e-4)
