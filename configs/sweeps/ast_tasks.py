@@ -22,7 +22,7 @@ from big_audio.config import args
 
 PAIRS = ("george|jackson", "lucas|nicolas", "theo|yweweler")
 TASKS = ("loops", "speaker", "digits", "esc10")
-ARGS = dict(data="", tasks="loops/speaker/digits/esc10", seeds=1, smoke=False)
+ARGS = dict(data="", tasks="", seeds=1, smoke=False)
 
 
 def grids(folder):
@@ -45,7 +45,7 @@ def grids(folder):
 def get_sweep(arg=""):
   """A grid for each task: trained from several seeds, and untrained once."""
   a = args(arg, ARGS)
-  tasks = a.tasks.split("/")
+  tasks = a.tasks.split("/") if a.tasks else list(TASKS if a.data else TASKS[:1])
   for task in tasks:
     if task not in TASKS:
       raise ValueError(f"configs/sweeps/ast_tasks.py: no task {task!r}, only {', '.join(TASKS)}.")

@@ -108,7 +108,7 @@ def test_encoded_audio_in_records_is_read_by_seeking_in_workers(tmp_path):
     files=str(tmp_path / "a.arrayrecord"),
     pp="decode_audio('flac')|crop(secs=0.5, mode='start')",
   )
-  opened = ip._open({"a": data})
+  opened = ip.data_sets.open_all({"a": data})
   for workers in (0, 1):
     with Batches(ip._EvalBatches(opened, 1, range(1), None, 0), num_workers=workers) as it:
       (batch,) = list(it)

@@ -280,6 +280,7 @@ def test_without_ffmpeg(server, tmp_path, monkeypatch):
 
 def test_offline_is_one_line(tmp_path):
   argv = [sys.executable, "-m", "big_audio.tools.download_wavegen", "--output-dir", str(tmp_path)]
+  argv += ["--format", "native"]  # needs no ffmpeg
   env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there
   done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
   assert done.returncode == 1 and done.stdout == ""
