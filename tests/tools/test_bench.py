@@ -75,6 +75,7 @@ def tiny(name, monkeypatch):
   return module
 
 
+@pytest.mark.slow
 def test_steps_of_all_methods(monkeypatch):
   module = tiny("step", monkeypatch)
   monkeypatch.setattr(module, "METHODS", ("fm", "mf", "imf"))
@@ -137,6 +138,7 @@ def codec_rows(monkeypatch):
   return module.run(1)
 
 
+@pytest.mark.slow
 def test_codec_without_peers(monkeypatch):
   module = tiny("codec", monkeypatch)
   util = types.SimpleNamespace(find_spec=lambda name: None)

@@ -104,6 +104,7 @@ def test_a_codebook_may_not_be_averaged():
     C.resolve("trainers", "autoencode").Trainer(C.canonical(config), C.build_models(config))
 
 
+@pytest.mark.slow
 def test_the_adversarial_part_begins_and_moves_both():
   trainer = make(",method=ae,gan=codec")
   variables = variables_of(trainer)

@@ -72,6 +72,7 @@ def test_the_objective_sees_the_embeddings_labels_and_tracks_of_the_batch():
   np.testing.assert_allclose(shown["value"][0], want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixup_blends_within_classes_alone():
   label = jnp.array([0, 0, 0, 1, 2, 2, -1, -1])
   x = jnp.eye(8)[:, :, None]
