@@ -39,7 +39,7 @@ def report(
     measures: of `MEASURES`; None: all that the data allow.
     level: "track": chunks of a track are averaged first; "chunk": each is an item, and its own
       track is left out of its neighbours.
-    artists: leaves out the query's artist as well.
+    artists: leaves out the query's artist as well, and keeps artists apart in the probe's folds.
     sample: at most so many queries of `ranking` (drawn with `seed`).
     seed: also of clusters and the folds of the probe.
 
@@ -83,11 +83,11 @@ def report(
   if "clusters" in measures:
     values.update(clustering.scores(test.x, test.label, seed=seed))
   if any(m in OF_TRAINING for m in measures):
-    _against(train, test, names, measures, seed, out)
+    _against(train, test, names, measures, artists, seed, out)
   return out
 
 
-def _against(train, test, names, measures, seed, out):
+def _against(train, test, names, measures, artists, seed, out):
   """Adds what is learnt from training items."""
   values = out["values"]
   known = train.label >= 0
@@ -111,7 +111,7 @@ def _against(train, test, names, measures, seed, out):
   if "probe" in measures:
     whole = lambda x: np.isfinite(x).all(axis=1)
     unit, seen = ranking.unit(x), ranking.unit(train_x)
-    group = (train.track if train.artist is None else train.artist)[known][whole(seen)]
+    group = (train.artist if artists else train.track)[known][whole(seen)]
     found = np.full(len(unit), -1)  # what is no number is wrong
     found[whole(unit)], values["probe_c"] = probe.linear(
       seen[whole(seen)], train_y[whole(seen)], group, unit[whole(unit)], seed=seed

@@ -162,6 +162,23 @@ def test_what_is_no_number_is_wrong_for_the_probe():
   assert whole - share - 1e-9 <= broken <= min(whole, 1 - share) + 1e-9
 
 
+def test_the_probe_keeps_artists_apart_only_where_it_is_told_to(monkeypatch):
+  groups = []
+  real = retrieval.probe.linear
+
+  def linear(x, y, group, test, **kw):
+    groups.append(group.tolist())
+    return real(x, y, group, test, **kw)
+
+  monkeypatch.setattr(retrieval.probe, "linear", linear)
+  train, test = cloud(seed=2), cloud(seed=1)
+  kw = dict(names=NAMES, measures=["probe"], level="chunk")
+  retrieval.report(train, test, **kw)
+  retrieval.report(train, test, artists=True, **kw)
+  assert groups == [train.track.tolist(), train.artist.tolist()]
+  assert groups[0] != groups[1]
+
+
 def test_umap_where_it_is_installed(monkeypatch, tmp_path):
   seen = {}
 

@@ -1,6 +1,5 @@
 """Loops: their truth can be measured, regions are disjoint, and spectra do not tell the class."""
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -182,15 +181,6 @@ def test_what_cannot_be_drawn():
   for kw in (dict(sr=4000), dict(secs=0.1), dict(num_examples=10**8)):
     with pytest.raises(ValueError, match="expected sr >= 8000"):
       Source(**kw)
-
-
-def test_speed_is_printed(capsys):
-  s = Source()
-  start = time.perf_counter()
-  for i in range(20):
-    _ = s[i]
-  with capsys.disabled():
-    print(f"\nworlds.loops: {(time.perf_counter() - start) / 20 * 1e3:.2f} ms a loop of 2 s")
 
 
 def nearest(a, la, b):
