@@ -20,6 +20,8 @@ import inspect
 import json
 import os
 import sys
+import tokenize
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -121,15 +123,27 @@ def args(arg: str, spec: Mapping[str, Any]) -> ConfigDict:
   return ConfigDict(out).lock()
 
 
+def run_file(path: str) -> types.ModuleType:
+  """The module of a source file, from its text.
+
+  Stored bytecode is not looked at: it counts as new when size and second of the file agree, and
+  programs write configs faster than that.
+  """
+  with tokenize.open(path) as f:
+    code = compile(f.read(), path, "exec")
+  module = types.ModuleType(os.path.splitext(os.path.basename(path))[0])
+  module.__file__ = path
+  exec(code, module.__dict__)
+  return module
+
+
 def _module(path: str):
   if not os.path.isfile(path):
     folder = os.path.dirname(path) or "."
     there = [f for f in os.listdir(folder) if f.endswith(".py")] if os.path.isdir(folder) else []
     hint = nearest(os.path.basename(path), there)
     raise ValueError(f"Config file {path!r} does not exist. {hint}")
-  spec = importlib.util.spec_from_file_location("big_audio_config", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = run_file(path)
   if not hasattr(module, "get_config"):
     raise ValueError(f"Config file {path!r} has no get_config(arg).")
   return module

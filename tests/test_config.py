@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from ml_collections import ConfigDict
@@ -118,3 +119,14 @@ def test_steps_units():
   with pytest.raises(ValueError, match="nothing to refer to"):
     C.steps("w", node(w_percent=2))
   assert C.steps("w", node(w_percent=2), total_steps=0) == 0
+
+
+def test_a_config_written_anew_within_a_second_is_read_anew(tmp_path):
+  path = tmp_path / "c.py"
+  text = (
+    "from ml_collections import ConfigDict\ndef get_config(arg=''): return ConfigDict(dict(seed={}))\n"
+  )
+  for n in (1, 2):
+    path.write_text(text.format(n))
+    os.utime(path, (1e9, 1e9))
+    assert C.load(str(path)).seed == n

@@ -103,7 +103,7 @@ def test_the_matrix_is_traced(data, tokens, net, method):
   "data, arg",
   [
     ("digits", "method=imf,net=dit,tokens=patch"),
-    ("notes", "method=alpha,net=convnext1d,tokens=reshape"),
+    pytest.param("notes", "method=alpha,net=convnext1d,tokens=reshape", marks=pytest.mark.slow),
   ],
 )
 def test_some_of_the_matrix_learn(data, arg):

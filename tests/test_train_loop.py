@@ -116,7 +116,7 @@ def test_rows(whole):
   assert C.diff(C.load(str(whole / "config.json")), C.with_defaults(config())) == {}
 
 
-@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("step", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_sigterm_saves_and_resume_is_exact(tmp_path, monkeypatch, capsys, whole, step):
   with monkeypatch.context() as m:
     stop_at(m, step)

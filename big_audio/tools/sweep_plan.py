@@ -12,7 +12,6 @@ A setting is an argument of the config, or `config.a.b` for an override.
 """
 
 import hashlib
-import importlib.util
 import itertools
 import json
 import math
@@ -65,9 +64,7 @@ def read(spec: str) -> dict:
     there = os.listdir(folder) if os.path.isdir(folder) else []
     hint = C.nearest(os.path.basename(path), [f for f in there if f.endswith(".py")])
     raise ValueError(f"{where}: no such file. {hint}")
-  found = importlib.util.spec_from_file_location("big_audio_sweep", path)
-  module = importlib.util.module_from_spec(found)
-  found.loader.exec_module(module)
+  module = C.run_file(path)
   if not hasattr(module, "get_sweep"):
     raise ValueError(f"{where}: expected a function get_sweep(arg).")
   sweep = dict(module.get_sweep(arg))

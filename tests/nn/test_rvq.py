@@ -13,31 +13,31 @@ def _z(*shape, seed=0):
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def run(module, variables, *args, method="quantise", **kw):
+  """Compiled: operation by operation, each would be compiled for itself."""
+  return jax.jit(lambda v, a: module.apply(v, *a, method=method, **kw))(variables, args)
+
+
 def make(seed=0, **kw):
   rvq = RVQ(**{**dict(dim=6, size=16, stages=3, code_dim=4), **kw})
   key = jax.random.key(seed)
-  return rvq, rvq.init({"params": key, "codes": key}, _z(2, 5, 6), method="quantise")
+  init = jax.jit(lambda k: rvq.init({"params": k, "codes": k}, _z(2, 5, 6), method="quantise"))
+  return rvq, init(key)
 
 
 def train(rvq, variables, z, seed=0, **kw):
-  return rvq.apply(
-    variables,
-    z,
-    method="quantise",
-    mutable=["codebook"],
-    rngs={"codes": jax.random.key(seed)},
-    **kw,
-  )
+  rngs = {"codes": jax.random.key(seed)}
+  return run(rvq, variables, z, mutable=["codebook"], rngs=rngs, **kw)
 
 
 @pytest.mark.parametrize("learn", LEARN)
 def test_codes_are_the_nearest_by_cosine_and_decode_to_the_latents(learn):
   rvq, variables = make(learn=learn)
   z = _z(3, 7, 6, seed=1)
-  out = rvq.apply(variables, z, method="quantise")
+  out = run(rvq, variables, z)
   assert out.codes.shape == (3, 7, 3) and out.loss.shape == (3, 7)
   np.testing.assert_allclose(
-    rvq.apply(variables, out.codes, method="from_codes"), out.lat, atol=1e-6
+    run(rvq, variables, out.codes, method="from_codes"), out.lat, atol=1e-6
   )
   # The first stage by hand.
   p = variables["params"]
@@ -56,8 +56,8 @@ def test_stages_shrink_the_residual_and_keep_drops_them():
   for i in range(4):
     variables["params"][f"down_{i}"] = variables["params"][f"up_{i}"] = eye
   z = np.asarray(normalise(_z(2, 50, 6)))
-  one = rvq.apply(variables, z, jnp.array([1, 4]), method="quantise")
-  first = rvq.apply(variables, one.codes[..., :1], method="from_codes")
+  one = run(rvq, variables, z, jnp.array([1, 4]))
+  first = run(rvq, variables, one.codes[..., :1], method="from_codes")
   np.testing.assert_allclose(one.lat[0], first[0], atol=1e-6)
   assert np.abs(one.lat[1] - first[1]).max() > 0.1
   assert np.mean((first - z) ** 2) < 0.3 * np.mean(z**2)
@@ -68,10 +68,12 @@ def test_training_uses_the_codebook_and_replaces_dead_codes(learn):
   """Two clusters far from the codes: without replacement most codes would never be used."""
   rvq, variables = make(learn=learn, stages=1, size=16, code_dim=6, decay=0.8)
   z = _z(8, 40, 6, seed=3) + 3 * np.sign(_z(8, 40, 1, seed=4))
-  before = len(np.unique(rvq.apply(variables, z, method="quantise").codes))
+  before = len(np.unique(run(rvq, variables, z).codes))
+  kw = dict(method="quantise", mutable=["codebook"])
+  step = jax.jit(lambda v, key: {**v, **rvq.apply(v, z, rngs={"codes": key}, **kw)[1]})
   for i in range(40):
-    variables = {**variables, **train(rvq, variables, z, i)[1]}
-  after = len(np.unique(rvq.apply(variables, z, method="quantise").codes))
+    variables = step(variables, jax.random.key(i))
+  after = len(np.unique(run(rvq, variables, z).codes))
   assert after > max(before, 12)
 
 
@@ -109,7 +111,7 @@ def test_gradients_pass_straight_through_and_reach_codebooks(learn):
   z = _z(2, 5, 6)
 
   def loss(params, z):
-    out = rvq.apply({**variables, "params": params}, z, method="quantise")
+    out = run(rvq, {**variables, "params": params}, z)
     return jnp.sum(out.lat**2) + jnp.sum(out.loss)
 
   gp, gz = jax.grad(loss, (0, 1))(variables["params"], z)
@@ -123,21 +125,19 @@ def test_errors():
     make(learn="sgd")
   rvq, variables = make()
   with pytest.raises(ValueError, match="1 to 3 codes a frame, got 4"):
-    rvq.apply(variables, jnp.zeros((1, 4), jnp.int32), method="from_codes")
+    run(rvq, variables, jnp.zeros((1, 4), jnp.int32), method="from_codes")
 
 
 def test_continuous_bottleneck():
   kl = Continuous(dim=3, weight=0.5)
   z = jnp.concatenate([jnp.full((2, 4, 3), 2.0), jnp.zeros((2, 4, 3))], -1)
-  out = kl.apply({}, z, method="quantise")
+  out = run(kl, {}, z)
   assert kl.in_dim == 6 and out.codes.shape == (2, 4, 0)
   np.testing.assert_allclose(out.loss, 0.5 * 0.5 * 4.0)  # KL(N(2, 1) || N(0, 1)) = 2
   np.testing.assert_array_equal(out.lat, 2.0)
-  noisy = kl.apply(
-    {}, jnp.tile(z, (500, 1, 1)), method="quantise", rngs={"codes": jax.random.key(0)}
-  )
+  noisy = run(kl, {}, jnp.tile(z, (500, 1, 1)), rngs={"codes": jax.random.key(0)})
   assert float(noisy.lat.std()) == pytest.approx(1.0, abs=0.02)
-  plain = Continuous(dim=6).apply({}, z, method="quantise")
+  plain = run(Continuous(dim=6), {}, z)
   np.testing.assert_array_equal(plain.lat, z)
   assert not plain.loss.any()
 

@@ -50,6 +50,7 @@ def test_one_loss_has_the_gradients_of_both_players():
   np.testing.assert_allclose(got, (own_g, own_d), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_discriminator_model_learns_to_tell_a_tone_from_noise():
   net = discriminator.Model(windows=(128, 64), width=4, depth=2)
   t = np.arange(800) / 8000

@@ -298,7 +298,9 @@ def get_config(arg=""):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+  "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_two_workers_end_with_their_parent_and_go_on(tmp_path, number):
   config = file(tmp_path, STEPS, "c.py")
   text = f"""

@@ -99,7 +99,7 @@ def test_waves_of_any_length():
   wav = np.random.default_rng(0).standard_normal((2, 4000, 1)).astype(np.float32) * 0.1
   variables = init(trainer, {"wav": wav})
   for n in (2000, 4000):
-    out = trainer.embed(variables, {"wav": wav[:, :n]}, None)["features"]
+    out = jax.jit(trainer.embed)(variables, {"wav": wav[:, :n]}, None)["features"]
     assert out.shape == (2, 8) and np.all(np.isfinite(out))
   with pytest.raises(ValueError, match="waves"):
     trainer.embed(variables, {"wav": wav[:, :, 0]}, None)
@@ -143,11 +143,11 @@ def test_losses_of_heads_can_be_mixed():
   trainer, data = make(dict.fromkeys(LOSSES, 3), heads=heads), batch()
   data["hz"] = np.float32(10 + 5 * data["label"])
   variables = init(trainer, data)
-  outputs, _ = trainer.outputs(variables, data)
+  outputs, _ = jax.jit(trainer.outputs)(variables, data)
   assert {k: v.shape[1] for k, v in outputs.items()} == LOSSES
-  got = trainer.classify(variables, data, None)
+  got = jax.jit(trainer.classify)(variables, data, None)
   assert all(got[k].shape == (6, 3) for k in LOSSES)
-  values = trainer.values(variables, data, None)
+  values = jax.jit(trainer.values)(variables, data, None)
   assert values.keys() == LOSSES.keys()
   assert all(np.all((v >= 10) & (v <= 20)) for v in values.values())
   grad = jax.grad(lambda v: jnp.sum(loss(trainer, v, data).value))(variables)["params"]

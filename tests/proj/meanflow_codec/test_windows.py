@@ -134,7 +134,7 @@ def test_any_length(wide, wav, samples):
   assert wide.decode(codes, samples).shape == (samples, 1)
 
 
-@pytest.mark.parametrize("domain", ["mdct", "stft"])
+@pytest.mark.parametrize("domain", ["mdct", pytest.param("stft", marks=pytest.mark.slow)])
 def test_other_domains_agree_too(domain, wav):
   runner = make_runner(domain=domain)
   wide = windows.WindowCodec(runner)
