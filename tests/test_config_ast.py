@@ -114,7 +114,7 @@ def test_a_folder_is_embedded_and_what_fails_is_listed(trained, music, tmp_path,
   assert embeddings.load(again).labels is None
 
 
-def test_exported_weights_give_the_same_embeddings(trained, tmp_path, capsys):
+def test_exported_weights_give_the_same_embeddings(trained, music, tmp_path, capsys):
   workdir, _ = trained
   out, table = tmp_path / "net.safetensors", tmp_path / "history.csv"
   assert export.main([f"{workdir}:best", str(out), "--history", str(table)]) == 0
@@ -130,6 +130,13 @@ def test_exported_weights_give_the_same_embeddings(trained, tmp_path, capsys):
   head = projector.Model(widths=[512, 128])
   got = head.apply({"params": loaded.params["head"]}, features)
   np.testing.assert_allclose(got, want["embedding"], atol=1e-4)
+  # The file also says how recordings are cut.
+  made = [tmp_path / f"{name}.npz" for name in ("run", "file")]
+  for model, path in zip((f"{workdir}:best", out), made, strict=True):
+    assert embed.main([str(model), str(music), str(path)]) == 0
+  run, file = map(embeddings.load, made)
+  assert run.ids == file.ids and len(run.ids) == 27
+  np.testing.assert_allclose(run.x, file.x, atol=1e-5)
   rows = list(csv.DictReader(read(table)))
   assert rows[-1]["step"] == "6" and float(rows[-1]["val/test/p1"]) >= 0
   assert export.main([str(workdir), str(tmp_path / "x.npz")]) == 2

@@ -14,6 +14,7 @@ features of the public front end, or embeddings where the file has a projector.
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,10 +26,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from big_audio import clock, convert, inference
 from big_audio import config as C
-from big_audio.datasets import tracks
+from big_audio.datasets import chunks, tracks
 from big_audio.datasets.errors import DecodeError
 from big_audio.evaluators import ranking
 from big_audio.input_pipeline import collate
@@ -59,18 +61,17 @@ class Embedder(NamedTuple):
   source: str
 
 
-def of_run(spec: str) -> Embedder:
-  """The embedder of a run whose config has an evaluator "retrieval".
+def front_end(config: ConfigDict) -> tuple[str, int, dict | None]:
+  """(preprocessing from sound on, its sampling rate in Hz, how recordings are cut) of a run.
 
   Raises:
-    ValueError: no such run, or no such evaluator.
+    ValueError: no evaluator "retrieval", which says so.
   """
-  runner = inference.open_workdir(spec)
-  found = [e for e in runner.config.evals.values() if e.type == "retrieval"]
+  found = [e for e in config.evals.values() if e.type == "retrieval"]
   if not found:
     raise ValueError(
-      f"{spec}: its config has no evaluator of the type retrieval, which tells how recordings are "
-      "cut and preprocessed."
+      "its config has no evaluator of the type retrieval, which tells how recordings are cut and "
+      "preprocessed."
     )
   data = C.to_dict(found[0].data)
   pp, sr, chunk = found[0].get("pp", None) or data["pp"], data.get("sr"), data.get("chunk")
@@ -78,10 +79,23 @@ def of_run(spec: str) -> Embedder:
     with open(os.path.join(os.path.expanduser(data["dir"]), "card.json")) as f:
       made = json.load(f)["settings"]
     pp, sr, chunk = f"fbank(n_mels={made['n_mels']})|{pp}", ops_fbank.SR, made["chunk"]
-  frames = runner.config.models.net.frames
+  return pp, sr, chunk
+
+
+def of_run(spec: str) -> Embedder:
+  """The embedder of a run whose config has an evaluator "retrieval".
+
+  Raises:
+    ValueError: no such run, or no such evaluator.
+  """
+  runner = inference.open_workdir(spec)
+  try:
+    pp, sr, chunk = front_end(runner.config)
+  except ValueError as e:
+    raise ValueError(f"{spec}: {e}") from None
   predict = lambda batch: runner.predict("embed", batch)
   source = f"{runner.workdir}:{runner.step}"
-  return Embedder(predict, pp, sr, chunk, _secs(frames), source)
+  return Embedder(predict, pp, sr, chunk, _secs(runner.config.models.net.frames), source)
 
 
 def _secs(frames: int) -> float:
@@ -121,6 +135,11 @@ def of_weights(path: str) -> Embedder:
     # A name with a dot imports a module, which a file must not do.
     raise ValueError(f"{path}: its preprocessing {pp!r} names operations of other modules.")
   chunk = dict(secs=samples / ops_fbank.SR, strategy="spaced", most=3, short="pad", min_secs=0.1)
+  if "chunk" in said:
+    try:
+      chunk = dataclasses.asdict(chunks.Chunks.of(json.loads(said["chunk"]), path))
+    except TypeError:
+      raise ValueError(f"{path}: chunk: expected settings, got {said['chunk']!r:.200}.") from None
   run = lambda batch: predict(loaded.params, batch["fbank"])
   return Embedder(run, pp, ops_fbank.SR, chunk, _secs(frames), str(path))
 

@@ -13,12 +13,14 @@ computed from, and nothing else. For a similarity model the file has the keys of
 import argparse
 import csv
 import io
+import json
 import os
 import sys
 
 from big_audio import config as C
 from big_audio import convert, inference, metrics
-from big_audio.tools import manifests
+from big_audio.pp import ops_fbank
+from big_audio.tools import embed, manifests
 
 
 def export(spec: str, out: str, *, dialect: str = "c") -> tuple[str, int]:
@@ -52,8 +54,13 @@ def export(spec: str, out: str, *, dialect: str = "c") -> tuple[str, int]:
     raise ValueError(f"{spec}: there is no table of keys for the net {family!r}.")
   metadata = {"source": os.path.basename(runner.workdir), "step": str(runner.step)}
   metadata |= {"pool": trainer.net.pool, "activation": trainer.head.activation}
-  found = [e.data.pp for e in runner.config.evals.values() if e.type == "retrieval"]
-  metadata |= {"pp": found[0]} if found else {}
+  try:
+    pp, sr, chunk = embed.front_end(runner.config)
+  except ValueError as e:
+    raise ValueError(f"{spec}: {e}") from None
+  if sr != ops_fbank.SR:
+    raise ValueError(f"{spec}: {sr} Hz: readers of the file expect {ops_fbank.SR} Hz.")
+  metadata |= {"pp": pp} | ({"chunk": json.dumps(chunk)} if chunk else {})
   convert.save(
     out, weights, family, dialect,
     config=described(trainer.net), metadata=metadata,
