@@ -128,7 +128,8 @@ for i in range(len(heldout)):
   path.parent.mkdir(parents=True, exist_ok=True)
   soundfile.write(path, item["wav"], item["sr"])
 out = runs / "notebook_loops.npz"
-embed.main([workdir, str(music), str(out), "--label", "folder", "--secs", "2"])
+secs = "0.5" if SMOKE else "2"  # what the network sees at once
+embed.main([workdir, str(music), str(out), "--label", "folder", "--secs", secs])
 table = embeddings.load(out)
 print(table.x.shape, table.ids[:3], table.labels[:3])
 
