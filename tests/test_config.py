@@ -123,10 +123,8 @@ def test_steps_units():
 
 def test_a_config_written_anew_within_a_second_is_read_anew(tmp_path):
   path = tmp_path / "c.py"
-  text = (
-    "from ml_collections import ConfigDict\ndef get_config(arg=''): return ConfigDict(dict(seed={}))\n"
-  )
+  head = "from ml_collections import ConfigDict\n"
   for n in (1, 2):
-    path.write_text(text.format(n))
+    path.write_text(f"{head}def get_config(arg=''): return ConfigDict(dict(seed={n}))\n")
     os.utime(path, (1e9, 1e9))
     assert C.load(str(path)).seed == n
