@@ -57,12 +57,20 @@ def build(data, arg):
     ("digits", "method=ae"),
     ("digits", "method=imf,net=dit,tokens=patch"),
     ("notes", "method=alpha,net=mixer_flow,tokens=mdct"),
-    *(("notes", f"method={m}") for m in ("ae", "fm", "mf", "imf,domain=mdct", "imf,domain=stft")),
-    *(("notes", f"method=imf,net={n}") for n in ("mlp_flow", "mixer_flow", "dit")),
-    ("notes", "method=imf,net=mixer_flow,domain=mdct"),
-    ("notes", "method=imf,kbps=2.4"),
+    *(("notes", f"method={m}") for m in ("ae", "fm", "mf", "imf,domain=mdct")),
+    ("notes", "method=imf,net=dit"),
     ("notes", "method=imf,quantizer=rvq"),
-    ("notes", "method=imf,head=mdct"),
+    *(
+      pytest.param("notes", f"method=imf,{more}", marks=pytest.mark.slow)
+      for more in (
+        "domain=stft",
+        "net=mlp_flow",
+        "net=mixer_flow",
+        "net=mixer_flow,domain=mdct",
+        "kbps=2.4",
+        "head=mdct",
+      )
+    ),
   ],
 )
 def test_every_variant_is_traced_through_a_step(data, arg):
@@ -85,7 +93,7 @@ def test_every_variant_is_traced_through_a_step(data, arg):
   [
     ("digits", "patch"),
     pytest.param("digits", "row_dct", marks=pytest.mark.slow),
-    ("notes", "mdct"),
+    pytest.param("notes", "mdct", marks=pytest.mark.slow),
     pytest.param("notes", "reshape", marks=pytest.mark.slow),
   ],
 )
@@ -102,7 +110,7 @@ def test_the_matrix_is_traced(data, tokens, net, method):
 @pytest.mark.parametrize(
   "data, arg",
   [
-    ("digits", "method=imf,net=dit,tokens=patch"),
+    pytest.param("digits", "method=imf,net=dit,tokens=patch", marks=pytest.mark.slow),
     pytest.param("notes", "method=alpha,net=convnext1d,tokens=reshape", marks=pytest.mark.slow),
   ],
 )

@@ -60,6 +60,7 @@ def test_more_noise_scores_lower_and_failures_are_counted():
   assert scores.means()["pesq_nb"] == pytest.approx((better + worse) / 2)
 
 
+@pytest.mark.slow
 def test_visqol_speech():
   pytest.importorskip("visqol"), pytest.importorskip("ai_edge_litert")
   a, b = pair()

@@ -57,7 +57,9 @@ def test_mdct_frames_of_a_recording_give_it_back_to_its_edges(sub):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("head, sub", [*HEADS, ("stft", 1)])
+@pytest.mark.parametrize(
+  "head, sub", [pytest.param(*HEADS[0], marks=pytest.mark.slow), *HEADS[1:], ("stft", 1)]
+)
 def test_the_reach_is_what_it_says(head, sub, causal):
   model = make(head, sub, causal=causal)
   decode = decoder(model, params_of(model))

@@ -216,6 +216,7 @@ def test_failed_trials_and_unknown_metrics_are_recorded(tmp_path, fake, capsys):
   assert 'Did you mean "val/val/loss"' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sigterm_stops_run_and_sweep_and_both_go_on(tmp_path, monkeypatch):
   text = GRID.replace("0.01]", "0.01], 'config.total_steps': [12], 'config.input.batch_size': [16]")
   text = text.replace('"ae", "fm"', '"ae"')

@@ -49,7 +49,8 @@ def moved(g, prefix):
   return max(float(jnp.abs(v).max()) for n, v in g.items() if n.startswith(prefix)) > 0
 
 
-@pytest.mark.parametrize("joint", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("joint", [False, True])
 def test_each_stage_trains_its_own_part(joint):
   trainer = make(",joint" if joint else "")
   variables = variables_of(trainer)
@@ -244,7 +245,7 @@ def test_the_weight_of_bits_moves_towards_the_wanted_rate():
   assert "rate" not in loss(trainer, variables, 0, train=False).updates
 
 
-@pytest.mark.parametrize("name", ["rvq", "continuous"])
+@pytest.mark.parametrize("name", ["rvq", pytest.param("continuous", marks=pytest.mark.slow)])
 def test_other_quantizers_train(name):
   kw = {"rvq": dict(dim=8, size=16, stages=2, learn="ema"), "continuous": dict(dim=8, weight=0.1)}
   config = C.load("configs/meanflow.py:smoke,method=ae")
@@ -271,7 +272,13 @@ def test_other_quantizers_train(name):
 
 
 @pytest.mark.parametrize(
-  "method, domain", [("imf", "mdct"), ("imf", "magnitude"), ("imf", "stft"), ("fm", "mdct")]
+  "method, domain",
+  [
+    ("imf", "mdct"),
+    pytest.param("imf", "magnitude", marks=pytest.mark.slow),
+    pytest.param("imf", "stft", marks=pytest.mark.slow),
+    ("fm", "mdct"),
+  ],
 )
 def test_an_untrained_refiner_returns_the_decoders_output(method, domain):
   trainer = make(f",method={method},domain={domain}")

@@ -42,8 +42,9 @@ def moved(before, after):
   return {n for n in a if not np.array_equal(a[n], b[n])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(  # of bits that begin at 30
-  "wanted, sign", [(20, 1), pytest.param(40, -1, marks=pytest.mark.slow)]
+  "wanted, sign", [(20, 1), (40, -1)]
 )
 def test_both_players_the_prior_and_the_weight_of_bits_move(wanted, sign):
   before, after, metrics = steps(
@@ -101,7 +102,7 @@ def test_half_precision_of_the_codec_is_near_single():
 @pytest.mark.parametrize(
   "arg, collection",
   [
-    (",method=ae,quantizer=rvq,kbps=1", "codebook"),
+    pytest.param(",method=ae,quantizer=rvq,kbps=1", "codebook", marks=pytest.mark.slow),
     pytest.param(",method=ae,coded_kbps=1,rate_weight=1e-9", "rate", marks=pytest.mark.slow),
     pytest.param(",gan=codec,coded_kbps=1,rate_weight=1e-9", "rate", marks=pytest.mark.slow),
   ],
