@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join(
   ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("NUMBA_OPT", "0")  # librosa compiles with it, in a new environment
 
 from pathlib import Path
 

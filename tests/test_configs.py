@@ -56,7 +56,7 @@ def build(data, arg):
   [
     ("digits", "method=ae"),
     ("digits", "method=imf,net=dit,tokens=patch"),
-    ("notes", "method=alpha,net=mixer_flow,tokens=mdct"),
+    pytest.param("notes", "method=alpha,net=mixer_flow,tokens=mdct", marks=pytest.mark.slow),
     *(("notes", f"method={m}") for m in ("ae", "fm", "mf", "imf,domain=mdct")),
     ("notes", "method=imf,net=dit"),
     ("notes", "method=imf,quantizer=rvq"),
@@ -377,7 +377,12 @@ def test_settings_reach_the_trainer():
     ("digits", "guidance=fixed,quantizer=none", {"flow_loss", "mse_below"}),
     ("digits", "guidance=flexible,net=dit,tokens=patch,v_head=1,predict=x,warmup=fm", {"mse_v"}),
     ("digits", "method=fm,sampler=heun", {"code_usage"}),
-    ("notes", "net=dit,v_head=1,predict=u,warmup=alpha", {"mse_v", "alpha", "bits"}),
+    pytest.param(
+      "notes",
+      "net=dit,v_head=1,predict=u,warmup=alpha",
+      {"mse_v", "alpha", "bits"},
+      marks=pytest.mark.slow,
+    ),
     ("notes", "quantizer=kl,joint", {"quantizer"}),
     ("notes", "quantizer=none,tokens=mdct,method=ae", {"bits"}),
     ("notes", "quantizer=none,sampler=midpoint,method=fm", {"sample_loss"}),

@@ -230,6 +230,7 @@ def test_the_prior_learns_from_codes_and_pulls_only_by_rate_weight():
   np.testing.assert_allclose(bits, 30, atol=1)  # it knows nothing yet
 
 
+@pytest.mark.slow
 def test_the_weight_of_bits_moves_towards_the_wanted_rate():
   trainer = make(",method=ae,coded_kbps=1.0,rate_weight=.01")
   assert trainer.coded_bits == 20

@@ -61,6 +61,7 @@ def test_both_players_the_prior_and_the_weight_of_bits_move(wanted, sign):
   assert metrics["gan_discriminator"] > 0
 
 
+@pytest.mark.slow
 def test_codebooks_follow_what_is_assigned_to_them():
   before, after, _ = steps(",method=ae,quantizer=rvq,kbps=1", first=4)
   names = moved(before["vars"], after["vars"])

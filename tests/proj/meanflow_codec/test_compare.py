@@ -121,6 +121,7 @@ def test_clips_without_a_score_are_counted(monkeypatch):
   assert table.failed == ["half, stoi, item 1: no utterances"]
 
 
+@pytest.mark.slow
 def test_a_codec_without_a_prior_has_packed_rows_only(folder, capsys):
   recordings = compare.clips(folder, SR, 1)[:1]
   table = compare.Table(recordings, SR, ("mel",))

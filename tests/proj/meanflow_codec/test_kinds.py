@@ -21,7 +21,7 @@ def codec_of(kind):
   return windows.WindowCodec(make_runner(**RUNS[kind]), core=13)
 
 
-@pytest.fixture(params=RUNS)
+@pytest.fixture(params=["rvq", pytest.param("stereo", marks=pytest.mark.slow)])
 def mine(request):
   return codec_of(request.param)
 

@@ -81,6 +81,7 @@ def test_stream_errors(runner):
     encoder.push(WAV)
 
 
+@pytest.mark.slow
 def test_fewer_groups_are_a_lower_rate(runner):
   every, one = windows.WindowCodec(runner), windows.WindowCodec(runner, groups=1)
   assert (one.kbps, every.kbps) == (0.5, 1.5)
