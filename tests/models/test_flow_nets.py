@@ -150,6 +150,7 @@ def test_gradients_through_the_jvp_with_remat_and_scan(kw):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_scan_compiles_one_block():
   count = lambda **kw: str(
     jax.make_jaxpr(lambda p: make("dit", depth=6, **kw).apply({"params": p}, X, T, H, COND,
@@ -230,6 +231,7 @@ def test_time_cond(time_cond):
     make("mlp_flow", time_cond="rt").init(jax.random.key(0), X, T, H)
 
 
+@pytest.mark.slow
 def test_v_head():
   net = make("dit", v_head=1)
   params = perturbed(params_of("dit", v_head=1))

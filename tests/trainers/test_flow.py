@@ -246,6 +246,7 @@ def test_flexible_guidance_v_head_and_classes():
   assert float(jnp.abs(base - draw(1.0, {**batch, "label": np.arange(8)[::-1]})).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_evaluation_measures_the_final_objective():
   trainer, variables = make(net=dict(dim=16), method="alpha", p=0.0)
   early = loss_of(trainer, variables, IMAGE, step=0)[1]["alpha"]
