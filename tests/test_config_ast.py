@@ -137,6 +137,17 @@ def test_exported_weights_give_the_same_embeddings(trained, music, tmp_path, cap
   run, file = map(embeddings.load, made)
   assert run.ids == file.ids and len(run.ids) == 27
   np.testing.assert_allclose(run.x, file.x, atol=1e-5)
+  for bad in ("{", '{"secs": "a"}', '{"sec": 1}'):
+    raw = out.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    head = json.loads(raw[8 : 8 + size])
+    head["__metadata__"]["chunk"] = bad
+    new = json.dumps(head).encode()
+    forged = tmp_path / "forged.safetensors"
+    forged.write_bytes(len(new).to_bytes(8, "little") + new + raw[8 + size :])
+    capsys.readouterr()
+    assert embed.main([str(forged), str(music), str(tmp_path / "no.npz")]) == 2
+    assert f"{forged}: " in capsys.readouterr().err
   rows = list(csv.DictReader(read(table)))
   assert rows[-1]["step"] == "6" and float(rows[-1]["val/test/p1"]) >= 0
   assert export.main([str(workdir), str(tmp_path / "x.npz")]) == 2

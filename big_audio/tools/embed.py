@@ -138,7 +138,7 @@ def of_weights(path: str) -> Embedder:
   if "chunk" in said:
     try:
       chunk = dataclasses.asdict(chunks.Chunks.of(json.loads(said["chunk"]), path))
-    except TypeError:
+    except (TypeError, json.JSONDecodeError):
       raise ValueError(f"{path}: chunk: expected settings, got {said['chunk']!r:.200}.") from None
   run = lambda batch: predict(loaded.params, batch["fbank"])
   return Embedder(run, pp, ops_fbank.SR, chunk, _secs(frames), str(path))
