@@ -6,8 +6,8 @@ import shutil
 import tempfile
 
 # Before jax is imported: tests choose how many of the eight they use. Programs run once or twice,
-# so most of the time is their compilation: done less thoroughly, with fewer parts, and once for
-# all processes, it takes half as long.
+# so most of the time is their compilation: done less thoroughly, without parallel parts, it takes
+# two thirds of the time.
 os.environ["XLA_FLAGS"] = " ".join(
   [
     os.environ.get("XLA_FLAGS", ""),

@@ -38,7 +38,7 @@ def read(c, steps, seed=3, **kw):
     return [next(it) for _ in range(steps)]
 
 
-def same(a, b):
+def assert_same(a, b):
   assert len(a) == len(b)
   for x, y in zip(a, b, strict=True):
     assert x.keys() == y.keys()
@@ -59,18 +59,18 @@ def test_batches_are_arrays_of_the_expected_kinds():
 @pytest.mark.parametrize("threads,workers", [(2, 0), (0, 2), (2, 1)])
 def test_threads_and_workers_change_nothing(threads, workers):
   c = dict(data={"a": dict(source="fake", pp="crop(samples=10)", n=7, broken=(2,))})
-  same(read(cfg(**c), 5), read(cfg(num_threads=threads, num_workers=workers, **c), 5))
+  assert_same(read(cfg(**c), 5), read(cfg(num_threads=threads, num_workers=workers, **c), 5))
 
 
 def test_starting_at_a_step_equals_skipping_to_it():
-  same(read(cfg(), 9)[5:], read(cfg(num_threads=2), 4, start_step=5))
+  assert_same(read(cfg(), 9)[5:], read(cfg(num_threads=2), 4, start_step=5))
 
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_processes_share_the_global_batch_in_order(n):
   parts = [read(cfg(), 4, process_index=p, process_count=n) for p in range(n)]
   joined = [{k: np.concatenate([q[k] for q in step]) for k in step[0]} for step in zip(*parts)]
-  same(read(cfg(), 4), joined)
+  assert_same(read(cfg(), 4), joined)
 
 
 def test_each_epoch_holds_every_item_once_in_a_new_order():
@@ -164,7 +164,7 @@ def test_eval_reads_in_order_and_pads():
     with ip.eval_batches(data, batch_size=4, process_index=p, process_count=2) as it:
       parts.append(list(it))
   joined = [{k: np.concatenate([q[k] for q in step]) for k in step[0]} for step in zip(*parts)]
-  same(batches, joined)
+  assert_same(batches, joined)
   with ip.eval_batches({"x": data, "y": data}, batch_size=6, limit=12) as it:
     assert np.concatenate([b["label"] for b in it]).tolist() == [*range(10), 0, 1]
 

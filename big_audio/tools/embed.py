@@ -61,7 +61,7 @@ class Embedder(NamedTuple):
   source: str
 
 
-def front_end(config: ConfigDict) -> tuple[str, int, dict | None]:
+def front_end(config: ConfigDict, where: str) -> tuple[str, int, dict | None]:
   """(preprocessing from sound on, its sampling rate in Hz, how recordings are cut) of a run.
 
   Raises:
@@ -70,8 +70,8 @@ def front_end(config: ConfigDict) -> tuple[str, int, dict | None]:
   found = [e for e in config.evals.values() if e.type == "retrieval"]
   if not found:
     raise ValueError(
-      "its config has no evaluator of the type retrieval, which tells how recordings are cut and "
-      "preprocessed."
+      f"{where}: its config has no evaluator of the type retrieval, which tells how recordings are "
+      "cut and preprocessed."
     )
   data = C.to_dict(found[0].data)
   pp, sr, chunk = found[0].get("pp", None) or data["pp"], data.get("sr"), data.get("chunk")
@@ -89,10 +89,7 @@ def of_run(spec: str) -> Embedder:
     ValueError: no such run, or no such evaluator.
   """
   runner = inference.open_workdir(spec)
-  try:
-    pp, sr, chunk = front_end(runner.config)
-  except ValueError as e:
-    raise ValueError(f"{spec}: {e}") from None
+  pp, sr, chunk = front_end(runner.config, spec)
   predict = lambda batch: runner.predict("embed", batch)
   source = f"{runner.workdir}:{runner.step}"
   return Embedder(predict, pp, sr, chunk, _secs(runner.config.models.net.frames), source)

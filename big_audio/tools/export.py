@@ -35,7 +35,8 @@ def export(spec: str, out: str, *, dialect: str = "c") -> tuple[str, int]:
     (the family, the step of the checkpoint).
 
   Raises:
-    ValueError: no such run or dialect, or a run whose models no public file can hold.
+    ValueError: no such run or dialect, a run whose models no public file can hold, or one that
+      does not say how recordings are cut and preprocessed.
   """
   runner = inference.open_workdir(spec)
   trainer = runner.trainer
@@ -54,10 +55,7 @@ def export(spec: str, out: str, *, dialect: str = "c") -> tuple[str, int]:
     raise ValueError(f"{spec}: there is no table of keys for the net {family!r}.")
   metadata = {"source": os.path.basename(runner.workdir), "step": str(runner.step)}
   metadata |= {"pool": trainer.net.pool, "activation": trainer.head.activation}
-  try:
-    pp, sr, chunk = embed.front_end(runner.config)
-  except ValueError as e:
-    raise ValueError(f"{spec}: {e}") from None
+  pp, sr, chunk = embed.front_end(runner.config, spec)
   if sr != ops_fbank.SR:
     raise ValueError(f"{spec}: {sr} Hz: readers of the file expect {ops_fbank.SR} Hz.")
   metadata |= {"pp": pp} | ({"chunk": json.dumps(chunk)} if chunk else {})

@@ -25,8 +25,8 @@ def make(seed=0, **kw):
   return rvq, init(key)
 
 
-def train(rvq, variables, z, seed=0, **kw):
-  rngs = {"codes": jax.random.key(seed)}
+def train(rvq, variables, z, **kw):
+  rngs = {"codes": jax.random.key(0)}
   return run(rvq, variables, z, mutable=["codebook"], rngs=rngs, **kw)
 
 
